@@ -1,0 +1,5 @@
+"""`python -m diception`."""
+
+from diception.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,48 @@
+"""The `diception` command: subcommands are found here and imported only when called."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+
+from diception import __version__
+
+COMMANDS = {
+    "quickstart": "the whole life cycle on the tiny model, with a report at the end",
+    "predict": "predict tasks on images: floats, masks, keypoints and pictures",
+    "evaluate": "metrics of every task on held-out shards, beside baselines that ignore the image",
+    "adapt": "learn a new task from a folder of images and a folder of targets (LoRA)",
+    "train": "multi-task training from shards; the same command resumes",
+    "train-autoencoder": "fit a small autoencoder on images and painted targets",
+    "export": "turn a run or an adapter into a model directory",
+    "shards": "make and check webdataset shards",
+    "codec-check": "what an autoencoder and an encoding let through: the ceiling of any model",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one subcommand. Exit status: 0 done, 2 the input is wrong (one line), 1 anything else."""
+    parser = argparse.ArgumentParser(prog="diception", description="Stable Diffusion 3 as one perception model.")
+    parser.add_argument("--version", action="version", version=f"diception {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    given = next((word for word in (sys.argv[1:] if argv is None else argv) if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == given:
+            module = import_module(f"diception.cli.{name.replace('-', '_')}")
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except ValueError as error:
+        if os.environ.get("DICEPTION_DEBUG"):
+            raise
+        print(f"diception {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"diception {arguments.command}: interrupted; the same command continues where it can", file=sys.stderr)
+        return 130
+    return 0

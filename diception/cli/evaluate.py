@@ -1,0 +1,53 @@
+"""`diception evaluate`: one table over all tasks, beside baselines that ignore the image."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="a model directory, or `tiny`")
+    parser.add_argument("--shards", help="held-out shards; by default synthetic scenes are rendered")
+    parser.add_argument("--domain", type=int, default=1, help="domain of the rendered scenes (default 1)")
+    parser.add_argument("--count", type=int, default=200, help="samples per task (default 200)")
+    parser.add_argument("--tasks", help="names with commas; by default every task of the model that the data serves")
+    parser.add_argument("--adapter", type=Path, help="an adapter made by `diception adapt`")
+    parser.add_argument("--size", type=int, help="side in pixels (default: the model's resolution)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[28], help="numbers of denoising steps (default 28)")
+    parser.add_argument("--guidance-scale", type=float, default=1.0, help="guidance runs above 1 (default 1)")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0, help="fixes points, categories and noise")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--out", type=Path, help="write the report as JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from diception.config import SamplingConfig
+    from diception.datasets.shards import ShardReader
+    from diception.datasets.synthetic import HELD_OUT_SEED, SyntheticScenes
+    from diception.evaluation import evaluate_tasks
+    from diception.inference import Pipeline
+    from diception.tables import format_scores
+
+    pipeline = Pipeline.from_pretrained(arguments.model, device=arguments.device, adapter=arguments.adapter)
+    size = arguments.size or pipeline.model.settings.resolution
+    scenes = SyntheticScenes(arguments.count, size, arguments.domain, HELD_OUT_SEED)
+    reader = ShardReader(arguments.shards) if arguments.shards else scenes
+    names = arguments.tasks.split(",") if arguments.tasks else sorted(pipeline.tasks)
+    scores = evaluate_tasks(
+        pipeline.model,
+        [pipeline.get_task(name) for name in names],
+        reader,
+        [SamplingConfig(steps, arguments.guidance_scale) for steps in arguments.steps],
+        count=arguments.count,
+        size=size,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+    )
+    print(format_scores(scores))
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        report = {"model": arguments.model, "data": arguments.shards or f"synthetic domain {arguments.domain}"}
+        arguments.out.write_text(json.dumps(report | {"scores": [s.as_dict() for s in scores]}, indent=1) + "\n")

@@ -1,0 +1,91 @@
+"""`diception shards`: make shards from scenes or data sets, and check them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diception.datasets.sample import Sample
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    synthetic = kinds.add_parser("synthetic", help="rendered scenes with depth, normals, instances and keypoints")
+    synthetic.add_argument("--count", type=int, required=True, help="number of scenes")
+    synthetic.add_argument("--size", type=int, default=128, help="side in pixels (default 128)")
+    synthetic.add_argument("--domain", type=int, default=1, help="1: plain and easy; 2: textures, other light and shapes")
+    synthetic.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
+    synthetic.add_argument("--workers", type=int, default=2, help="processes (default 2)")
+    synthetic.set_defaults(make=_synthetic)
+    coco = kinds.add_parser("coco", help="COCO-format instances and person keypoints")
+    coco.add_argument("--images", type=Path, required=True, help="folder of images")
+    coco.add_argument("--instances", type=Path, required=True, help="instances JSON")
+    coco.add_argument("--keypoints", type=Path, help="person keypoints JSON")
+    coco.set_defaults(make=_coco)
+    for maker in (synthetic, coco):
+        maker.add_argument("--out", type=Path, required=True, help="folder for the shards")
+        maker.add_argument("--samples-per-shard", type=int, default=1000)
+    check = kinds.add_parser("check", help="stream through shards: counts, ranges, every fault; exit status 1 if any")
+    check.add_argument("shards", help="tars, with globs or braces")
+    check.set_defaults(make=_check)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    arguments.make(arguments)
+
+
+def _synthetic(arguments: argparse.Namespace) -> None:
+    from concurrent.futures import ProcessPoolExecutor
+
+    from diception.datasets.synthetic import SyntheticScenes
+
+    if arguments.count < 1:
+        raise ValueError(f"--count is {arguments.count}; it must be at least 1")
+    scenes = SyntheticScenes(arguments.count, arguments.size, arguments.domain, arguments.seed)
+    made_by = f"synthetic domain {arguments.domain} size {arguments.size} seed {arguments.seed}"
+
+    def render(start: int) -> Iterator[Sample]:
+        with ProcessPoolExecutor(arguments.workers) as pool:
+            yield from pool.map(scenes.__getitem__, range(start, len(scenes)), chunksize=16)
+
+    _write(arguments, render, made_by, len(scenes))
+
+
+def _coco(arguments: argparse.Namespace) -> None:
+    from diception.datasets.sources.coco import coco_samples
+
+    made_by = f"coco {arguments.images} {arguments.instances} {arguments.keypoints}"
+
+    def convert(start: int) -> Iterator[Sample]:
+        return islice(coco_samples(arguments.images, arguments.instances, arguments.keypoints), start, None)
+
+    _write(arguments, convert, made_by)
+
+
+def _write(
+    arguments: argparse.Namespace, make: Callable[[int], Iterable[Sample]], made_by: str, total: int | None = None
+) -> None:
+    """Writes what `make(start)` gives, going on after the shards that an interrupted run has completed."""
+    from tqdm import tqdm
+
+    from diception.datasets.shards import ShardWriter, write_samples
+
+    writer = ShardWriter(arguments.out, arguments.samples_per_shard, made_by=made_by)
+    with tqdm(total=total, initial=writer.done, unit="sample") as bar:
+        count = write_samples(make(writer.done), writer, lambda done: bar.update(done - bar.n) and None)
+    print(f"{count} samples in {arguments.out}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from diception.datasets.check import check_shards
+
+    report = check_shards(arguments.shards, tqdm)
+    print(report.table())
+    if report.faults:
+        raise SystemExit(1)

@@ -1,0 +1,17 @@
+"""`diception train`: multi-task training."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a yaml file, or the name of a shipped config such as tiny/multitask")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options, nested by dots: optim.lr=1e-4")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from diception.config import TrainConfig, load_config
+    from diception.training.run import train
+
+    print(f"model: {train(load_config(arguments.config, arguments.overrides, TrainConfig))}")

@@ -1,0 +1,1 @@
+"""Data: shards, samples, transforms, the mixture stream, folders and raw data sets."""

@@ -1,0 +1,73 @@
+"""Image bytes and files to arrays and back, with a limit on size and one kind of error for what is broken."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+MAX_PIXELS = 100_000_000
+"""A small file can claim to be a huge image; nothing above this is decoded."""
+
+DECODE_ERRORS = (
+    *(ValueError, OSError, EOFError, KeyError, IndexError, TypeError, AttributeError, SyntaxError, OverflowError),
+    *(MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow, numpy, json and pycocotools raise on broken bytes: SyntaxError on a broken PNG chunk, MemoryError on a
+broken npy header."""
+
+ImageFormat = Literal["jpg", "png"]
+
+
+def open_image(source: bytes | Path) -> Image.Image:
+    """Decode fully, whatever the mode. ValueError, naming the file where there is one, if that is not possible."""
+    where = f"{source}: " if isinstance(source, Path) else ""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"image has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are allowed")
+            image.load()
+            return image
+    except FileNotFoundError as error:
+        raise ValueError(f"{where}no such file") from error
+    except DECODE_ERRORS as error:
+        raise ValueError(f"{where}image does not decode: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 as a viewer shows it: turned by its EXIF orientation, 16 bits scaled to 8, alpha dropped."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"image has pixel type {image.mode!r}, allowed are 8-bit images and 16-bit grey")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.array(image)
+
+
+def read_image(source: bytes | Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 of encoded bytes or a file."""
+    return to_rgb(open_image(source))
+
+
+def encode_rgb(image: NDArray[np.uint8], image_format: ImageFormat) -> bytes:
+    """(H, W, 3) uint8 to bytes: jpg at quality 95 with full colour resolution, or png without loss."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    buffer = io.BytesIO()
+    if image_format == "jpg":
+        Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)
+    elif image_format == "png":
+        Image.fromarray(image).save(buffer, "PNG", compress_level=4)
+    else:
+        raise ValueError(f"image format {image_format!r} is not known, allowed are 'jpg' and 'png'")
+    return buffer.getvalue()

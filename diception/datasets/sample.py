@@ -1,0 +1,156 @@
+"""What flows through the data world: a Sample (as stored), an Example (encoded for one task), a Batch (tensors)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from diception.annotations import Annotation
+    from diception.tasks.base import Target
+
+
+@dataclass(eq=False)
+class Sample:
+    """One stored image with what is known about it; every annotation has the size of the image."""
+
+    key: str
+    image: NDArray[np.uint8]
+    """(H, W, 3) uint8."""
+    annotations: dict[str, Annotation] = field(default_factory=dict)
+    """By kind: "depth", "normal", "mask", "instances", "pose", "labels", "image"."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+class CorruptSample(ValueError):
+    """A sample that cannot be read: where it lies, its key and what is wrong."""
+
+    def __init__(self, place: str, key: str, reason: str) -> None:
+        super().__init__(place, key, reason)
+        self.place, self.key, self.reason = place, key, reason
+
+    def __str__(self) -> str:
+        return f"{self.place}: sample {self.key!r}: {self.reason}"
+
+
+class Reader(Protocol):
+    """Random access to samples: shards, a folder of pairs, or a list in memory."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, i: int, kinds: Collection[str] | None = None) -> Sample:
+        """Decode the image and only these kinds of annotation (None: all it has). CorruptSample if that fails."""
+        ...
+
+    def kinds(self, i: int) -> frozenset[str]:
+        """Kinds of annotation of sample i, without decoding anything."""
+        ...
+
+    def serving(self, kind: str) -> NDArray[np.int64]:
+        """(n,) numbers of the samples that have this kind, in order."""
+        ...
+
+
+class MemoryReader:
+    """Samples held in memory: small sets, made once."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = list(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, i: int, kinds: Collection[str] | None = None) -> Sample:
+        sample = self.samples[i]
+        chosen = {k: a for k, a in sample.annotations.items() if kinds is None or k in kinds}
+        return Sample(sample.key, sample.image, chosen)
+
+    def kinds(self, i: int) -> frozenset[str]:
+        return frozenset(self.samples[i].annotations)
+
+    def serving(self, kind: str) -> NDArray[np.int64]:
+        return np.array([i for i, s in enumerate(self.samples) if kind in s.annotations], dtype=np.int64)
+
+
+@dataclass(eq=False)
+class Example:
+    """One sample encoded for one task: what a training step consumes."""
+
+    image: NDArray[np.float32]
+    """(3, H, W) float32 in [0, 1]."""
+    target: Target
+    task: str
+    key: str
+    seed: int
+    """63-bit seed of this position's noise."""
+
+
+@dataclass(eq=False)
+class Batch:
+    """Examples stacked into tensors. Plain and not frozen: Lightning moves it between devices by its fields."""
+
+    image: Tensor
+    """(B, 3, H, W) float32 in [0, 1]."""
+    target: Tensor | None
+    """(B, 3, H, W) float32 in [0, 1]; None at inference."""
+    valid: Tensor | None
+    """(B, 1, H, W) float32, 1 where the loss counts; None at inference."""
+    prompts: list[str]
+    points: Tensor
+    """(B, 5, 2) float32, (x, y) in [0, 1]; zeros where unused."""
+    point_mask: Tensor
+    """(B, 5) bool."""
+    tasks: list[str]
+    keys: list[str]
+    seeds: Tensor
+    """(B,) int64."""
+    truths: list[Annotation] = field(default_factory=list)
+    """What decoding should give back, for evaluation; empty at inference."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch with every tensor on `device`; numbers keep their type."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Called by the DataLoader when pin_memory is set."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Stack examples of one size; ValueError where sizes differ or there are none."""
+    if not examples:
+        raise ValueError("cannot collate 0 examples; at least 1 is needed")
+    sizes = {example.image.shape for example in examples}
+    if len(sizes) > 1:
+        raise ValueError(f"examples of one batch must have one size, got {sorted(sizes)}")
+    targets = [example.target for example in examples]
+    return Batch(
+        image=torch.from_numpy(np.stack([example.image for example in examples])),
+        target=torch.from_numpy(np.stack([target.rgb for target in targets]).astype(np.float32, copy=False)),
+        valid=torch.from_numpy(np.stack([target.valid for target in targets])[:, None].astype(np.float32)),
+        prompts=[target.prompt for target in targets],
+        points=torch.from_numpy(np.stack([target.points for target in targets]).astype(np.float32, copy=False)),
+        point_mask=torch.from_numpy(np.stack([target.point_mask for target in targets]).astype(bool, copy=False)),
+        tasks=[example.task for example in examples],
+        keys=[example.key for example in examples],
+        seeds=torch.tensor([example.seed for example in examples], dtype=torch.int64),
+        truths=[target.truth for target in targets],
+    )

@@ -1,0 +1,1 @@
+"""Raw public data sets turned into samples, one file per data set."""

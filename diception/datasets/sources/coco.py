@@ -1,0 +1,134 @@
+"""COCO: instances and person keypoints to samples; crowd regions are left out."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from diception.annotations import Annotation, InstanceMasks, Keypoints
+from diception.datasets.images import read_image
+from diception.datasets.sample import Sample
+
+Record = Mapping[str, Any]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A COCO file; ValueError naming it where it is missing, not JSON or has no images and annotations."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file: {error}") from error
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        raise ValueError(f"{path}: not a COCO file, it must have 'images' and 'annotations'")
+    return content
+
+
+def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(H, W) bool of COCO polygons, uncompressed or compressed run lengths."""
+    height, width = size
+    if isinstance(segmentation, list):
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not polygons:
+            return np.zeros(size, dtype=bool)
+        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    elif isinstance(segmentation["counts"], list):
+        rle = coco_mask.frPyObjects(segmentation, height, width)
+    else:
+        rle = segmentation
+    mask = coco_mask.decode(rle).astype(bool)
+    if mask.shape != size:
+        raise ValueError(f"a mask has size {mask.shape}, its image {size}")
+    return mask
+
+
+def instances_from_coco(
+    records: Sequence[Record], size: tuple[int, int], names: Mapping[int, str]
+) -> InstanceMasks | None:
+    """Masks of an image, in the order of the file; None where nothing but crowds or empty masks is marked."""
+    found: list[tuple[NDArray[np.bool_], str]] = []
+    for record in records:
+        if record.get("iscrowd", 0):
+            continue
+        mask = decode_segmentation(record["segmentation"], size)
+        if mask.any():
+            found.append((mask, names[record["category_id"]]))
+    if not found:
+        return None
+    return InstanceMasks(np.stack([mask for mask, _ in found]), tuple(name for _, name in found), None)
+
+
+def keypoints_from_coco(records: Sequence[Record], size: tuple[int, int]) -> Keypoints | None:
+    """People with at least one marked joint; None where there are none.
+
+    COCO counts pixels from 0, so that the centre of the first pixel is (0, 0); here it is (0.5, 0.5).
+    """
+    people, areas = [], []
+    for record in records:
+        points = np.asarray(record["keypoints"], dtype=np.float32)
+        if points.shape != (51,):
+            raise ValueError(f"a person has {points.size} keypoint numbers, 51 (17 joints) are needed")
+        points = points.reshape(17, 3)
+        if record.get("iscrowd", 0) or not (points[:, 2] > 0).any():
+            continue
+        points[:, :2] += np.where(points[:, 2:] > 0, np.float32(0.5), np.float32(0))
+        people.append(points)
+        areas.append(float(record["area"]))
+    if not people:
+        return None
+    return Keypoints(people=np.stack(people), size=size, areas=np.array(areas, np.float32), scores=None)
+
+
+def _by_image(content: Mapping[str, Any]) -> dict[int, list[Record]]:
+    grouped: dict[int, list[Record]] = defaultdict(list)
+    for record in content["annotations"]:
+        grouped[record["image_id"]].append(record)
+    return grouped
+
+
+def _image_file(folder: Path, name: str) -> Path:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"image name {name!r} leaves the folder {folder}")
+    return folder / name
+
+
+def list_images(images: Path, content: Mapping[str, Any]) -> list[tuple[Record, Path]]:
+    """The file's images in the order of their ids; ValueError with the number and an example where some are absent."""
+    records = sorted(content["images"], key=lambda record: record["id"])
+    files = [_image_file(images, record["file_name"]) for record in records]
+    absent = [file for file in files if not file.is_file()]
+    if absent:
+        raise ValueError(f"{len(absent)} of {len(files)} images are not there, the first is {absent[0]}")
+    return list(zip(records, files, strict=True))
+
+
+def coco_samples(images: Path, instances: Path, keypoints: Path | None = None, start: int = 0) -> Iterator[Sample]:
+    """Samples with "instances" and "pose" where the image has any; `start` leaves out the first ones unread."""
+    content = read_json(instances)
+    names = {category["id"]: category["name"] for category in content.get("categories", [])}
+    masks = _by_image(content)
+    people = _by_image(read_json(keypoints)) if keypoints is not None else {}
+    for record, file in list_images(images, content)[start:]:
+        image = read_image(file)
+        size = (image.shape[0], image.shape[1])
+        if size != (record["height"], record["width"]):
+            raise ValueError(f"{file}: size {size}, {instances} says {(record['height'], record['width'])}")
+        annotations: dict[str, Annotation] = {}
+        try:
+            found = instances_from_coco(masks.get(record["id"], []), size, names)
+            pose = keypoints_from_coco(people.get(record["id"], []), size)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{instances}: annotations of image {record['id']}: {error!r}") from error
+        if found is not None:
+            annotations["instances"] = found
+        if pose is not None:
+            annotations["pose"] = pose
+        yield Sample(Path(record["file_name"]).stem, image, annotations)

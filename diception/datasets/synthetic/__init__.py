@@ -1,0 +1,72 @@
+"""Synthetic scenes with exact ground truth: a pure function of (seed, index, size, domain).
+
+Domain 1 is easy: plain materials, one light, nearly one camera, boxes, spheres, cylinders and people in a room.
+Domain 2 is hard: patterns, random light, sky or walls, a wide range of cameras, leaning things, three more categories.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diception.datasets.sample import Sample
+from diception.datasets.synthetic.annotate import MASKS, annotate
+from diception.datasets.synthetic.render import look, smooth_edges
+from diception.datasets.synthetic.scenes import DOMAINS, make_scene
+from diception.datasets.synthetic.things import CATEGORIES
+
+KINDS = ("depth", "normal", "instances", "pose", "mask")
+__all__ = ["CATEGORIES", "DOMAINS", "KINDS", "MASKS", "SyntheticScenes", "render_scene"]
+
+
+def render_scene(seed: int, index: int, size: int, domain: int = 1, mask: str = "shadow") -> Sample:
+    """Scene number `index` of a seed, size x size pixels, with every kind of annotation.
+
+    `mask` chooses what annotations["mask"] marks: "shadow" (ground and walls in cast shadow), "nearest" (the thing
+    closest to the camera) or "ground" (ground in view). The scene itself does not depend on `size` or `mask`.
+    """
+    if mask not in MASKS:
+        raise ValueError(f"unknown mask {mask!r}; known: {', '.join(MASKS)}")
+    if size < 8:
+        raise ValueError(f"size must be at least 8 pixels, got {size}")
+    if seed < 0 or index < 0:
+        raise ValueError(f"seed and index must be at least 0, got {seed} and {index}")
+    key = np.array([seed, index], np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, domain]))
+    scene = make_scene(generator, domain)
+    rows, columns = np.mgrid[:size, :size].reshape(2, -1).astype(np.float32) + np.float32(0.5)
+    view = look(scene, np.stack([columns, rows]), size)
+    colour = smooth_edges(scene, view, size)
+    display = np.clip(colour, 0, 1) ** np.float32(1 / 2.2)
+    if domain == 2:
+        display += np.float32(0.008) * generator.standard_normal(display.shape, np.float32)
+    image = np.clip(np.rint(display * 255), 0, 255).astype(np.uint8).reshape(3, size, size).transpose(1, 2, 0)
+    key_text = f"synthetic{domain}-{seed}-{index:08d}"
+    return Sample(key_text, np.ascontiguousarray(image), annotate(scene, view, size, mask))
+
+
+@dataclass(frozen=True)
+class SyntheticScenes:
+    """The scenes 0 .. count - 1 of a seed as a data set; each is rendered when it is asked for."""
+
+    count: int
+    size: int
+    domain: int = 1
+    seed: int = 0
+    mask: str = "shadow"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.count:
+            raise IndexError(f"scene {index} of {self.count}")
+        return render_scene(self.seed, index, self.size, self.domain, self.mask)
+
+    def read(self, index: int) -> Sample:
+        """The same as indexing: a source of samples like a reader of shards."""
+        return self[index]
+
+    def kinds(self, index: int) -> tuple[str, ...]:
+        """Kinds of annotation of a sample; every scene has all of them (people and masks may be empty)."""
+        assert 0 <= index < self.count, index
+        return KINDS

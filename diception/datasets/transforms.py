@@ -1,0 +1,102 @@
+"""Image and annotations changed together: one size for the model, and augmentation from a given generator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diception.datasets.sample import Sample
+
+
+def resize(sample: Sample, height: int, width: int) -> Sample:
+    """Squash to (height, width): the image antialiased, annotations by nearest."""
+    if min(height, width) < 1:
+        raise ValueError(f"size ({height}, {width}) must be at least 1 x 1")
+    if sample.size == (height, width):
+        return sample
+    image = Image.fromarray(sample.image).resize((width, height), Image.Resampling.BILINEAR)
+    return Sample(
+        sample.key,
+        np.array(image),
+        {kind: annotation.resize(height, width) for kind, annotation in sample.annotations.items()},
+    )
+
+
+def square(sample: Sample, size: int) -> Sample:
+    """Squash to (size, size): the model sees one square size, predictions are stretched back."""
+    return resize(sample, size, size)
+
+
+def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
+    """The window [top, top + height) x [left, left + width) of image and annotations."""
+    rows, columns = sample.size
+    if min(top, left, height - 1, width - 1) < 0 or top + height > rows or left + width > columns:
+        raise ValueError(f"crop {(top, left, height, width)} (top, left, height, width) leaves the image {sample.size}")
+    image = np.ascontiguousarray(sample.image[top : top + height, left : left + width])
+    annotations = {kind: a.crop(top, left, height, width) for kind, a in sample.annotations.items()}
+    return Sample(sample.key, image, annotations)
+
+
+def hflip(sample: Sample) -> Sample:
+    """Mirror left and right."""
+    image = np.ascontiguousarray(sample.image[:, ::-1])
+    return Sample(sample.key, image, {kind: a.hflip() for kind, a in sample.annotations.items()})
+
+
+def jitter(image: NDArray[np.uint8], strength: float, generator: np.random.Generator) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 with brightness, contrast, saturation and gamma each changed by up to `strength`."""
+    brightness, contrast, saturation, gamma = 1 + generator.uniform(-strength, strength, 4)
+    value = (image.astype(np.float32) / 255) ** np.float32(gamma) * np.float32(brightness)
+    grey = value @ np.array([0.299, 0.587, 0.114], np.float32)
+    value = grey.mean() + (value - grey.mean()) * np.float32(contrast)
+    grey = value @ np.array([0.299, 0.587, 0.114], np.float32)
+    value = grey[..., None] + (value - grey[..., None]) * np.float32(saturation)
+    return np.rint(np.clip(value, 0, 1) * 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random flip, random resized crop and colour jitter; off by default, all draws from the given generator."""
+
+    hflip: float = 0.0
+    """Probability of a mirror image."""
+    scale: tuple[float, float] | None = None
+    """Smallest and largest share of the image's area that a crop keeps; None: no crop."""
+    ratio: float = 4 / 3
+    """A crop is at most this much wider or taller than the image's own shape."""
+    photometric: float = 0.0
+    """Colour jitter of the image alone, up to this share; keep 0 where the target's colours follow the image's."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hflip <= 1:
+            raise ValueError(f"hflip is {self.hflip}, allowed is 0 to 1 (a probability)")
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale is {self.scale}, allowed is 0 < smallest <= largest <= 1 (shares of the area)")
+        if self.ratio < 1:
+            raise ValueError(f"ratio is {self.ratio}, at least 1 is needed")
+        if not 0 <= self.photometric < 1:
+            raise ValueError(f"photometric is {self.photometric}, allowed is 0 to below 1")
+
+    def __call__(self, sample: Sample, size: int, generator: np.random.Generator) -> Sample:
+        """Augment a sample and bring it to (size, size)."""
+        if self.scale is not None:
+            sample = crop(sample, *self._window(sample.size, generator))
+        if generator.random() < self.hflip:
+            sample = hflip(sample)
+        sample = square(sample, size)
+        if self.photometric > 0:
+            sample = Sample(sample.key, jitter(sample.image, self.photometric, generator), sample.annotations)
+        return sample
+
+    def _window(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int, int, int]:
+        assert self.scale is not None
+        area = generator.uniform(*self.scale)
+        stretch = math.exp(generator.uniform(-1, 1) * math.log(self.ratio) / 2)
+        height = min(max(round(size[0] * math.sqrt(area) * stretch), 1), size[0])
+        width = min(max(round(size[1] * math.sqrt(area) / stretch), 1), size[1])
+        top, left = generator.integers(size[0] - height + 1), generator.integers(size[1] - width + 1)
+        return int(top), int(left), height, width

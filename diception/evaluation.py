@@ -1,0 +1,233 @@
+"""Evaluation: the held-out samples of a task, the model's predictions on them, and metrics under a named protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from diception.annotations import Annotation
+from diception.config import SamplingConfig
+from diception.datasets.sample import Example, Reader, Sample, collate
+from diception.datasets.transforms import square
+from diception.flow import seeded_noise
+from diception.inference import generate
+from diception.tasks import Task
+from diception.tasks.base import Evaluator
+
+if TYPE_CHECKING:
+    from diception.model.autoencoder import Autoencoder
+    from diception.model.diception import Diception
+
+
+@dataclass
+class Score:
+    """The numbers of one task under one protocol, for the model and for predictions that ignore the image."""
+
+    task: str
+    protocol: str
+    primary: str
+    higher_is_better: bool
+    count: int
+    size: int
+    steps: int
+    guidance_scale: float
+    seed: int
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """The headline metric."""
+        return self.metrics[self.primary]
+
+    def better_than(self, other: float) -> bool:
+        """Whether the headline metric beats a number of the same protocol."""
+        return self.value > other if self.higher_is_better else self.value < other
+
+    def as_dict(self) -> dict:
+        """All fields, for a JSON file."""
+        return dataclasses.asdict(self)
+
+
+class HeldOut:
+    """The fixed samples on which one task is evaluated: the first `count` that serve it, without augmentation.
+
+    Points and categories are drawn once, keyed on (seed, index), so that every model answers the same questions.
+    """
+
+    def __init__(self, task: Task, reader: Reader, count: int, size: int, seed: int = 0, rank: int = 0, world: int = 1):
+        self.task, self.reader, self.size, self.seed = task, reader, size, seed
+        serving = self._serving(count)
+        self.total = len(serving)
+        self.indices = serving[rank::world]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Example]:
+        for index in self.indices:
+            sample = self._sample(index)
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, index]))
+            target = self.task.encode(sample.annotations[self.task.kind], generator)
+            image = sample.image.transpose(2, 0, 1).astype(np.float32) / 255
+            noise_seed = int(generator.integers(2**62))
+            yield Example(image=image, target=target, task=self.task.name, key=sample.key, seed=noise_seed)
+
+    def _serving(self, count: int) -> list[int]:
+        found: list[int] = []
+        for index in self.reader.serving(self.task.kind).tolist():
+            if len(found) == count:
+                break
+            if self.task.serves(self._sample(index).annotations[self.task.kind]):
+                found.append(index)
+        return found
+
+    def _sample(self, index: int) -> Sample:
+        return square(self.reader.read(index, [self.task.kind]), self.size)
+
+
+@torch.no_grad()
+def predictions(
+    model: Diception, held_out: HeldOut, sampling: SamplingConfig, batch_size: int = 16
+) -> Iterator[tuple[NDArray, Annotation]]:
+    """What the model paints, (3, H, W) in [0, 1], and the truth, for every held-out sample of this rank."""
+    examples = iter(held_out)
+    while chunk := list(itertools.islice(examples, batch_size)):
+        batch = collate(chunk)
+        for rgb, truth in zip(generate(model, batch.to(model.device), sampling), batch.truths, strict=True):
+            yield rgb.cpu().numpy(), truth
+
+
+def evaluate(
+    model: Diception,
+    held_out: HeldOut,
+    sampling: SamplingConfig,
+    batch_size: int = 16,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Score:
+    """Runs the model on a task's held-out samples and scores the decoded annotations, merged over all ranks.
+
+    Raises:
+        ValueError: no sample serves the task.
+    """
+    if not held_out.total:
+        raise ValueError(f"no sample of the given data serves task {held_out.task.name!r}")
+    evaluator = held_out.task.evaluator()
+    painted = predictions(model, held_out, sampling, batch_size)
+    for _ in progress(range(len(held_out))):
+        rgb, truth = next(painted)
+        evaluator.update(held_out.task.decode(rgb), truth)
+    evaluator = _merged(evaluator)
+    return Score(
+        task=held_out.task.name,
+        protocol=evaluator.protocol,
+        primary=evaluator.primary,
+        higher_is_better=evaluator.higher_is_better,
+        count=held_out.total,
+        size=held_out.size,
+        steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        seed=held_out.seed,
+        metrics=evaluator.compute(),
+    )
+
+
+def evaluate_baselines(held_out: HeldOut) -> dict[str, dict[str, float]]:
+    """Scores predictions that ignore the image: each task names its own, from the mean target of the other samples.
+
+    The mean is taken per prompt and leaves the sample itself out; with one sample it is grey.
+    """
+    sums: dict[str, NDArray] = {}
+    counts: dict[str, int] = {}
+    for example in held_out:
+        prompt = example.target.prompt
+        sums[prompt] = sums.get(prompt, 0) + example.target.rgb.astype(np.float64)
+        counts[prompt] = counts.get(prompt, 0) + 1
+    evaluators: dict[str, Evaluator] = {}
+    for example in held_out:
+        prompt, rgb = example.target.prompt, example.target.rgb
+        others = counts[prompt] - 1
+        mean = (sums[prompt] - rgb) / others if others else np.full_like(rgb, 0.5)
+        for name, guess in held_out.task.baselines(mean.astype(np.float32), example.target).items():
+            evaluators.setdefault(name, held_out.task.evaluator()).update(guess, example.target.truth)
+    return {name: evaluator.compute() for name, evaluator in evaluators.items()}
+
+
+def world() -> tuple[int, int]:
+    """(rank, number of ranks) of this process; (0, 1) outside a distributed run."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _merged(evaluator: Evaluator) -> Evaluator:
+    if world()[1] == 1:
+        return evaluator
+    everyone: list[Evaluator] = [evaluator] * world()[1]
+    dist.all_gather_object(everyone, evaluator)
+    for other in everyone[1:]:
+        everyone[0].merge(other)
+    return everyone[0]
+
+
+def evaluate_tasks(
+    model: Diception,
+    tasks: Iterable[Task],
+    reader: Reader,
+    samplings: Iterable[SamplingConfig],
+    count: int,
+    size: int,
+    seed: int = 0,
+    batch_size: int = 16,
+    baselines: bool = True,
+) -> list[Score]:
+    """Scores of every task that the data serves at every sampling, with a progress bar, beside the baselines.
+
+    Raises:
+        ValueError: the data serves none of the tasks.
+    """
+    rank, ranks = world()
+    scores: list[Score] = []
+    for task in tasks:
+        held_out = HeldOut(task, reader, count, size, seed, rank, ranks)
+        if not held_out.total:
+            continue
+        guesses = evaluate_baselines(held_out) if baselines else {}
+        for sampling in samplings:
+            label = f"{task.name}, {sampling.steps} step{'s' * (sampling.steps > 1)}"
+            bar = partial(tqdm, desc=label, unit="image", leave=False, disable=rank > 0)
+            scores.append(evaluate(model, held_out, sampling, batch_size, bar))
+            scores[-1].baselines = guesses
+    if not scores:
+        raise ValueError(f"the data serves none of the tasks {', '.join(task.name for task in tasks)}")
+    return scores
+
+
+@torch.no_grad()
+def codec_ceiling(autoencoder: Autoencoder, held_out: HeldOut, noise: float = 0.0) -> dict[str, float]:
+    """What the autoencoder lets through: targets painted, encoded, disturbed by noise, decoded and scored.
+
+    Returns:
+        The task's metrics, and PSNR in dB of the images (`psnr_image`) and of the targets (`psnr_target`). They bound
+        what any model with this autoencoder and this encoding can reach.
+    """
+    evaluator, errors = held_out.task.evaluator(), []
+    for example in held_out:
+        pictures = torch.from_numpy(np.stack([example.image, example.target.rgb]))
+        latents = autoencoder.encode(pictures)
+        disturbance = seeded_noise(torch.tensor([example.seed, example.seed + 1]), tuple(latents.shape[1:]))
+        decoded = autoencoder.decode(latents + noise * disturbance)
+        errors.append((decoded - pictures).square().mean(dim=(1, 2, 3)))
+        evaluator.update(held_out.task.decode(decoded[1].numpy()), example.target.truth)
+    image, target = (-10 * torch.stack(errors).mean(dim=0).log10()).tolist()
+    return evaluator.compute() | {"psnr_image": image, "psnr_target": target}

@@ -1,0 +1,193 @@
+"""Text: the prompt bank, which holds encoded prompts, and the small model's encoder, which needs no weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+TOKEN = re.compile(r"\[\[|\]\]|[^\W\d_]+|\d+|[^\w\s]|_")
+
+
+class TextEncoder(Protocol):
+    """Turns prompts into context and pooled embeddings."""
+
+    @property
+    def max_length(self) -> int:
+        """L, tokens of every context."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the encoder, as JSON: `type`, `hash`, and what a weightless one is rebuilt from."""
+        ...
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Context (B, L, text width) and pooled (B, pooled width)."""
+        ...
+
+
+class WordHashEncoder:
+    """Every word is a fixed Gaussian vector drawn from the hash of the word; nothing is learned, nothing is loaded.
+
+    `[[image2depth]]` is the words `[[`, `image`, `2`, `depth`, `]]`, so a new task's token shares most of them.
+    """
+
+    def __init__(self, width: int = 64, max_length: int = 16):
+        self.width = width
+        self.max_length = max_length
+
+    def describe(self) -> dict[str, Any]:
+        """See `TextEncoder`."""
+        settings = {"type": "word_hash", "width": self.width, "max_length": self.max_length}
+        return settings | {"hash": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]}
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Context (B, L, width), zeros behind the last word, and pooled (B, width), the words' sum at unit variance."""
+        context = torch.zeros(len(prompts), self.max_length, self.width)
+        pooled = torch.zeros(len(prompts), self.width)
+        for row, prompt in enumerate(prompts):
+            words = TOKEN.findall(prompt.lower())[: self.max_length]
+            if words:
+                context[row, : len(words)] = torch.stack([self._vector(word) for word in words])
+                pooled[row] = context[row].sum(0) / len(words) ** 0.5
+        return context, pooled
+
+    def _vector(self, word: str) -> Tensor:
+        seed = np.frombuffer(hashlib.sha256(word.encode()).digest(), dtype="<u4")
+        # RandomState's stream is frozen by numpy's policy, a Generator's is not.
+        return torch.from_numpy(np.random.RandomState(seed).standard_normal(self.width)).float()
+
+
+class PromptBank:
+    """Encoded prompts by their text, so that training and inference load no text encoder.
+
+    An unknown prompt is encoded where there is an encoder, and kept.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder | None = None,
+        load_encoder: Callable[[], TextEncoder] | None = None,
+        description: dict[str, Any] | None = None,
+    ):
+        """Starts empty.
+
+        Args:
+            encoder: encodes unknown prompts.
+            load_encoder: gives the encoder on first need, if it is expensive to load.
+            description: of the encoder that made the stored embeddings, where `encoder` is not given.
+        """
+        self.encoder = encoder
+        self.description = encoder.describe() if encoder is not None else dict(description or {})
+        self._load_encoder = load_encoder
+        self._entries: dict[str, tuple[Tensor, Tensor]] = {}
+        self._moved: dict[tuple[str, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts that are stored, sorted."""
+        return sorted(self._entries)
+
+    def __getitem__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Context (B, L, text width) and pooled (B, pooled width), as stored."""
+        assert not isinstance(prompts, str), "a list of prompts, not one string"
+        self.add([prompt for prompt in dict.fromkeys(prompts) if prompt not in self._entries])
+        return _stack([self._entries[prompt] for prompt in prompts])
+
+    def lookup(self, prompts: Sequence[str], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The same on a device, where every prompt is kept once moved."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if (prompt, device, dtype) not in self._moved]
+        if missing:
+            context, pooled = (tensor.to(device, dtype) for tensor in self[missing])
+            self._moved |= {(p, device, dtype): (context[i], pooled[i]) for i, p in enumerate(missing)}
+        return _stack([self._moved[prompt, device, dtype] for prompt in prompts])
+
+    def add(self, prompts: Iterable[str]) -> None:
+        """Encodes and stores prompts.
+
+        Raises:
+            ValueError: there is no encoder; names the prompts that are known.
+        """
+        prompts = list(prompts)
+        if not prompts:
+            return
+        if self.encoder is None and self._load_encoder is not None:
+            self.encoder = self._load_encoder()
+            self._check(self.encoder.describe())
+        if self.encoder is None:
+            known = ", ".join(repr(prompt) for prompt in self.prompts)
+            raise ValueError(
+                f"the model holds no embedding of prompt {prompts[0]!r} and no text encoder; it knows {known}. "
+                "Add it with `diception prompts add`, which needs the text encoders of Stable Diffusion 3"
+            )
+        context, pooled = self.encoder(prompts)
+        self.put(prompts, context, pooled)
+
+    def put(self, prompts: Sequence[str], context: Tensor, pooled: Tensor) -> None:
+        """Stores embeddings context (N, L, text width) and pooled (N, pooled width) of N prompts."""
+        for prompt, *entry in zip(prompts, context.detach().cpu(), pooled.detach().cpu(), strict=True):
+            stored = next(iter(self._entries.values()), entry)
+            if [e.shape for e in entry] != [s.shape for s in stored]:
+                shapes = [tuple(e.shape) for e in entry], [tuple(s.shape) for s in stored]
+                raise ValueError(f"embeddings of prompt {prompt!r} have shapes {shapes[0]}; the bank's are {shapes[1]}")
+            self._entries[prompt] = (entry[0], entry[1])
+            self._moved = {key: value for key, value in self._moved.items() if key[0] != prompt}
+
+    def save(self, path: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Writes `context` (N, L, text width) and `pooled` (N, pooled width); prompts and encoder in the metadata."""
+        if not self._entries:
+            raise ValueError("the prompt bank is empty; a model needs at least the prompts of its tasks and ''")
+        context, pooled = (tensor.to(dtype or tensor.dtype) for tensor in self[self.prompts])
+        metadata = {
+            "format": "diception-prompts-1",
+            "prompts": json.dumps(self.prompts),
+            "encoder": json.dumps(self.description, sort_keys=True),
+            "encoder_hash": str(self.description.get("hash", "")),
+            "dtype": str(context.dtype).removeprefix("torch."),
+            "max_length": str(context.shape[1]),
+        }
+        save_file({"context": context.contiguous(), "pooled": pooled.contiguous()}, str(path), metadata)
+
+    @classmethod
+    def load(cls, path: str | Path, load_encoder: Callable[[], TextEncoder] | None = None) -> PromptBank:
+        """Reads a bank; an encoder without weights comes with it.
+
+        Raises:
+            ValueError: no such file, or not a prompt bank.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"no prompt bank at {path}")
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != "diception-prompts-1" or set(file.keys()) != {"context", "pooled"}:
+                raise ValueError(f"{path} is not a prompt bank")
+            context, pooled = file.get_tensor("context"), file.get_tensor("pooled")
+        description = json.loads(metadata["encoder"])
+        bank = cls(None, load_encoder, description)
+        if description.get("type") == "word_hash":
+            bank.encoder = WordHashEncoder(description["width"], description["max_length"])
+            bank._check(bank.encoder.describe())
+        bank.put(json.loads(metadata["prompts"]), context, pooled)
+        return bank
+
+    def _check(self, description: dict[str, Any]) -> None:
+        if self.description and description["hash"] != self.description.get("hash"):
+            raise ValueError(
+                f"the text encoder has hash {description['hash']}; the stored prompts were made by one with hash "
+                f"{self.description.get('hash')}"
+            )
+        self.description = description
+
+
+def _stack(entries: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    contexts, pooled = zip(*entries, strict=True)
+    return torch.stack(contexts), torch.stack(pooled)

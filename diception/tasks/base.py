@@ -1,0 +1,155 @@
+"""The task: what is painted for an annotation, how it is read back, and how a prediction is judged."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diception.annotations import Annotation
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+MAX_POINTS = 5
+Array = NDArray[np.float32]
+
+
+@dataclass(eq=False)
+class Target:
+    """All that a model learns about a sample."""
+
+    rgb: Array
+    """(3, H, W) float32 in [0, 1]."""
+    valid: NDArray[np.bool_]
+    """(H, W), where the loss counts."""
+    prompt: str
+    truth: Annotation
+    """What decoding should give back; for evaluation only."""
+    points: Array = field(default_factory=lambda: np.zeros((MAX_POINTS, 2), np.float32))
+    """(5, 2) float32, (x, y) in [0, 1]; zeros where unused."""
+    point_mask: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(MAX_POINTS, bool))
+    """(5,)."""
+
+
+class Evaluator(ABC):
+    """Gathers predictions against truths; evaluators of several processes merge into one."""
+
+    protocol: str
+    """Name of how it measures, stored with every number."""
+    primary: str
+    """Headline metric of `compute`."""
+    higher_is_better: bool
+
+    @abstractmethod
+    def update(self, prediction: Annotation, truth: Annotation) -> None:
+        """Adds one image; both have the same size."""
+
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """Adds what another evaluator has gathered."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The metrics; nan where nothing was gathered."""
+
+
+class MeanEvaluator(Evaluator):
+    """Metrics per image, then their mean over images."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    @abstractmethod
+    def measure(self, prediction: Any, truth: Any) -> dict[str, float] | None:
+        """One image's metrics by name; None where the truth says nothing."""
+
+    def update(self, prediction: Annotation, truth: Annotation) -> None:
+        row = self.measure(prediction, truth)
+        if row is not None:
+            self.rows.append(row)
+
+    def merge(self, other: Self) -> None:
+        self.rows.extend(other.rows)
+
+    def compute(self) -> dict[str, float]:
+        if not self.rows:
+            return {self.primary: math.nan}
+        # fsum: the same number whatever the order of images.
+        return {name: math.fsum(row[name] for row in self.rows) / len(self.rows) for name in self.rows[0]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """One thing a model can be asked for. All knowledge about it is in its file."""
+
+    name: str
+    token: str
+    """What the prompt says, such as `[[image2depth]]`."""
+    encoding: str = ""
+    """How the target is painted; empty: the first of `encodings`. Stored with the model, so that it is decoded alike."""
+
+    type_name: ClassVar[str]
+    kind: ClassVar[str]
+    """Kind of annotation that it is encoded from."""
+    encodings: ClassVar[tuple[str, ...]]
+    takes_points: ClassVar[bool] = False
+    """Whether it is prompted by points."""
+    takes_category: ClassVar[bool] = False
+    """Whether it is prompted by a category."""
+
+    def __post_init__(self) -> None:
+        if not self.encoding:
+            object.__setattr__(self, "encoding", self.encodings[0])
+        if self.encoding not in self.encodings:
+            raise ValueError(f"task {self.name!r}: encoding {self.encoding!r}, allowed are {', '.join(self.encodings)}")
+
+    def prompt(self, category: str | None = None) -> str:
+        """The text the model reads."""
+        if self.takes_category and not category:
+            raise ValueError(f"task {self.name!r} needs a category, for example 'person'")
+        if category and not self.takes_category:
+            raise ValueError(f"task {self.name!r} takes no category, {category!r} was given")
+        return f"{self.token} {category}" if category else self.token
+
+    def serves(self, annotation: Annotation) -> bool:
+        """Whether the annotation can be encoded; if not, the sample is not used for this task."""
+        return True
+
+    @abstractmethod
+    def encode(self, annotation: Annotation, generator: np.random.Generator) -> Target:
+        """Paints the annotation; draws (points, category, colours) come from the generator."""
+
+    @abstractmethod
+    def decode(self, rgb: Array) -> Annotation:
+        """Reads a painted (3, H, W) picture at its own size."""
+
+    @abstractmethod
+    def evaluator(self) -> Evaluator:
+        """A fresh evaluator of this task's protocol."""
+
+    @abstractmethod
+    def visualize(self, annotation: Annotation, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(H, W, 3) picture for people; over the image (H, W, 3) where that helps."""
+
+    def baselines(self, mean_rgb: Array, target: Target) -> dict[str, Annotation]:
+        """Predictions that ignore the image, by name; `mean_rgb` (3, H, W) is the mean target of the same prompt."""
+        return {"mean image": self.decode(mean_rgb)}
+
+    def calibrated(self, painted: Sequence[Array], truths: Sequence[Annotation]) -> Task:
+        """The task with the decoder's free parameter fitted to pictures (3, H, W) and truths; most have none."""
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, for a JSON file."""
+        return {"type": self.type_name, **asdict(self)}
+
+
+def spread(values: NDArray[Any]) -> Array:
+    """(H, W) as three equal channels, float32."""
+    return np.repeat(values[None].astype(np.float32), 3, axis=0)

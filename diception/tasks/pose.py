@@ -1,0 +1,84 @@
+"""Pose: people's skeletons painted on black, every joint type in its own colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diception.annotations import Keypoints
+from diception.tasks.base import Array, Evaluator, Target, Task
+from diception.tasks.instances import coco_stats
+from diception.tasks.skeletons import draw_people, paint_skeletons, read_released, read_typed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose(Task):
+    """Encodings: `typed` (17 joint colours, dim limbs), `released` (all joints red; decodes to single joints)."""
+
+    type_name: ClassVar[str] = "pose"
+    kind: ClassVar[str] = "pose"
+    encodings: ClassVar[tuple[str, ...]] = ("typed", "released")
+
+    def serves(self, annotation: Keypoints) -> bool:
+        return bool((annotation.people[..., 2] > 0).any())
+
+    def encode(self, annotation: Keypoints, generator: np.random.Generator) -> Target:
+        rgb = paint_skeletons(annotation, typed=self.encoding == "typed")
+        return Target(rgb, np.ones(annotation.size, bool), self.prompt(), annotation)
+
+    def decode(self, rgb: Array) -> Keypoints:
+        return read_typed(rgb) if self.encoding == "typed" else read_released(rgb)
+
+    def evaluator(self) -> PoseEvaluator:
+        return PoseEvaluator()
+
+    def visualize(self, annotation: Keypoints, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        return draw_people(annotation, image)
+
+
+class PoseEvaluator(Evaluator):
+    """OKS average precision by pycocotools; keypoints are named by the prediction, never by the truth."""
+
+    protocol = "pose/coco-oks"
+    primary = "ap"
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        self.images: list[dict] = []
+        self.truths: list[dict] = []
+        self.found: list[dict] = []
+
+    def update(self, prediction: Keypoints, truth: Keypoints) -> None:  # type: ignore[override]
+        number = len(self.images) + 1
+        self.images.append({"id": number, "height": truth.size[0], "width": truth.size[1]})
+        for person, area in zip(truth.people, truth.areas, strict=True):
+            labelled = int((person[:, 2] > 0).sum())
+            if labelled:
+                record = {"keypoints": person.ravel().tolist(), "num_keypoints": labelled, "area": float(area)}
+                self.truths.append({"image_id": number, "bbox": _box(person), **record})
+        scores = np.ones(len(prediction)) if prediction.scores is None else prediction.scores
+        for person, score in zip(prediction.people, scores, strict=True):
+            self.found.append({"image_id": number, "keypoints": person.ravel().tolist(), "score": float(score)})
+
+    def merge(self, other: PoseEvaluator) -> None:
+        shift = len(self.images)
+        self.images += [image | {"id": image["id"] + shift} for image in other.images]
+        self.truths += [one | {"image_id": one["image_id"] + shift} for one in other.truths]
+        self.found += [one | {"image_id": one["image_id"] + shift} for one in other.found]
+
+    def compute(self) -> dict[str, float]:
+        names = ("ap", "ap50", "ap75", "ar")
+        if not self.found or not self.truths:
+            return dict.fromkeys(names, 0.0 if self.truths else float("nan"))
+        stats = coco_stats(self.images, self.truths, self.found, "keypoints", use_categories=True)
+        return {name: float(stats[index]) for name, index in zip(names, (0, 1, 2, 5), strict=True)}
+
+
+def _box(person: Array) -> list[float]:
+    """[x, y, width, height] around the labelled keypoints (17, 3)."""
+    places = person[person[:, 2] > 0, :2]
+    low, high = places.min(axis=0), places.max(axis=0)
+    return [*map(float, low), *map(float, high - low)]

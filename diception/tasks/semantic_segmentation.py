@@ -1,0 +1,70 @@
+"""Segmentation by category: the objects of the category named in the prompt, each its own colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diception.annotations import InstanceMasks
+from diception.colors import overlay_masks
+from diception.metrics import iou
+from diception.tasks.base import Array, Evaluator, Target, Task
+from diception.tasks.instances import ENCODINGS, paint, read
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticSegmentation(Task):
+    """One category of the image is drawn per sample."""
+
+    type_name: ClassVar[str] = "semantic_segmentation"
+    kind: ClassVar[str] = "instances"
+    encodings: ClassVar[tuple[str, ...]] = ENCODINGS
+    takes_category: ClassVar[bool] = True
+
+    def serves(self, annotation: InstanceMasks) -> bool:
+        return any(c and mask.any() for c, mask in zip(annotation.categories, annotation.masks, strict=True))
+
+    def encode(self, annotation: InstanceMasks, generator: np.random.Generator) -> Target:
+        present = sorted({c for c, m in zip(annotation.categories, annotation.masks, strict=True) if c and m.any()})
+        category = present[int(generator.integers(len(present)))]
+        truth = annotation.of_category(category)
+        rgb = paint(truth, self.encoding, generator)
+        return Target(rgb, np.ones(annotation.size, bool), self.prompt(category), truth)
+
+    def decode(self, rgb: Array) -> InstanceMasks:
+        return read(rgb, self.encoding)
+
+    def evaluator(self) -> CategoryEvaluator:
+        return CategoryEvaluator()
+
+    def visualize(self, annotation: InstanceMasks, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        return overlay_masks(list(annotation.masks), image, annotation.size)
+
+
+class CategoryEvaluator(Evaluator):
+    """IoU of the unions of a category's objects: mean over images, and mean over categories of their means."""
+
+    protocol = "semantic/iou-per-image"
+    primary = "iou"
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+
+    def update(self, prediction: InstanceMasks, truth: InstanceMasks) -> None:  # type: ignore[override]
+        value = iou(prediction.masks.any(axis=0), truth.masks.any(axis=0))
+        self.values.setdefault(truth.categories[0], []).append(value)
+
+    def merge(self, other: CategoryEvaluator) -> None:
+        for category, values in other.values.items():
+            self.values.setdefault(category, []).extend(values)
+
+    def compute(self) -> dict[str, float]:
+        if not self.values:
+            return {"iou": float("nan"), "iou_per_category": float("nan")}
+        everything = [value for values in self.values.values() for value in values]
+        means = [float(np.mean(values)) for values in self.values.values()]
+        return {"iou": float(np.mean(everything)), "iou_per_category": float(np.mean(means))}

@@ -1,0 +1,86 @@
+"""Callbacks: progress with samples per second, and validation that runs `generate` and draws a panel."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from tqdm import tqdm
+
+from diception.config import SamplingConfig
+from diception.evaluation import HeldOut, Score, evaluate
+from diception.panel import predict_rows, save_panel
+from diception.training.optim import EMA
+
+
+class Progress(L.Callback):
+    """A bar over the optimizer steps, and the throughput in the logs."""
+
+    def __init__(self, batch_size: int, log_every: int):
+        self.batch_size, self.log_every = batch_size, log_every
+        self.bar: tqdm | None = None
+        self.clock, self.step = 0.0, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.clock, self.step = time.perf_counter(), trainer.global_step
+        if trainer.is_global_zero:
+            self.bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, unit="step", desc="train", mininterval=2)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        done = trainer.global_step - self.step
+        if done < self.log_every:
+            return
+        rate = done * self.batch_size / (time.perf_counter() - self.clock)
+        self.clock, self.step = time.perf_counter(), trainer.global_step
+        pl_module.log_dict({"samples_per_s": rate, "lr": trainer.optimizers[0].param_groups[0]["lr"]})
+        if self.bar is not None:
+            self.bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", samples_per_s=f"{rate:.0f}", refresh=False)
+            self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(trainer.global_step - self.bar.n)
+            self.bar.close()
+
+
+class Validation(L.Callback):
+    """Every so many steps, and after the last: metrics of every task on fixed samples, and a panel, with the EMA."""
+
+    def __init__(self, held_out: Sequence[HeldOut], sampling: SamplingConfig, every: int, folder: Path, ema: EMA | None):
+        self.held_out, self.sampling, self.every, self.folder, self.ema = held_out, sampling, every, folder, ema
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        last = trainer.global_step >= trainer.max_steps
+        due = self.every and trainer.global_step % self.every == 0
+        if (due or last) and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.run(trainer, pl_module)
+
+    def run(self, trainer: L.Trainer, pl_module: Any) -> list[Score]:
+        """Evaluates now; rank 0 appends the scores to `validation.jsonl` and draws `panels/<step>.png`."""
+        if not self.held_out:
+            return []
+        pl_module.eval()
+        swapped = self.ema.swapped(pl_module.trained()) if self.ema else torch.no_grad()
+        with swapped:
+            scores = [evaluate(pl_module.model, held_out, self.sampling) for held_out in self.held_out]
+            self._report(trainer, pl_module, scores)
+        pl_module.train()
+        return scores
+
+    @rank_zero_only
+    def _report(self, trainer: L.Trainer, pl_module: Any, scores: list[Score]) -> None:
+        step = trainer.global_step
+        metrics = {f"val/{s.task}/{name}": value for s in scores for name, value in s.metrics.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)
+        with (self.folder / "validation.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "scores": [s.as_dict() for s in scores]}) + "\n")
+        tqdm.write(f"step {step}: " + ", ".join(f"{s.task} {s.primary} {s.value:.3f}" for s in scores))
+        rows = [row for held_out in self.held_out for row in predict_rows(pl_module.model, held_out, self.sampling, 1)]
+        save_panel(rows, self.folder / "panels" / f"{step:08d}.png")

@@ -1,0 +1,78 @@
+"""Sources, tasks and loaders of a run, from its config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from diception.config import AugmentConfig, DataConfig, SourceConfig, TrainConfig
+from diception.datasets.mixture import PositionSampler, Source, Stream
+from diception.datasets.sample import collate
+from diception.datasets.shards import ShardReader
+from diception.datasets.transforms import Augment
+from diception.evaluation import HeldOut, world
+from diception.tasks import Task
+
+
+class StreamModule(L.LightningDataModule):
+    """Serves the stream from wherever the trainer's step count says: nothing about data is ever saved."""
+
+    def __init__(self, stream: Stream, config: TrainConfig):
+        super().__init__()
+        self.stream = stream
+        self.config = config
+        ranks = config.devices * config.nodes
+        if config.batch_size % (config.accumulate * ranks):
+            raise ValueError(
+                f"batch_size {config.batch_size} is not a multiple of accumulate x devices x nodes "
+                f"= {config.accumulate} x {config.devices} x {config.nodes}"
+            )
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        rank, ranks = world()
+        part = self.config.batch_size // self.config.accumulate
+        start = self.trainer.global_step * self.config.accumulate
+        # Always of the full length: on resume Lightning counts the batches before as already fetched.
+        stop = start + self.config.steps * self.config.accumulate
+        sampler = PositionSampler(part, start, stop, rank, ranks)
+        workers = self.config.data.workers
+        return DataLoader(
+            self.stream,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=4 if workers else None,
+        )
+
+
+def open_sources(configs: Sequence[SourceConfig]) -> list[Source]:
+    """Opens the shards of every source; a ValueError names what is missing."""
+    if not configs:
+        raise ValueError("data.sources is empty; give at least one source with its shards, weight and tasks")
+    return [Source(c.name or c.shards, ShardReader(c.shards), c.weight, dict(c.tasks)) for c in configs]
+
+
+def open_stream(data: DataConfig, tasks: dict[str, Task], seed: int) -> Stream:
+    """The training stream of a config."""
+    return Stream(open_sources(data.sources), tasks, data.size, seed, build_augment(data.augment))
+
+
+def build_augment(config: AugmentConfig) -> Augment:
+    """The augmentation of a config."""
+    scale = (config.crop, 1.0) if config.crop < 1 else None
+    return Augment(hflip=config.hflip, scale=scale, photometric=config.photometric)
+
+
+def open_held_out(data: DataConfig, tasks: dict[str, Task]) -> list[HeldOut]:
+    """Held-out samples of every task that a validation source names, strided over the ranks."""
+    rank, ranks = world()
+    held_out = []
+    for config in data.validation:
+        reader = ShardReader(config.shards)
+        for name in config.tasks:
+            held_out.append(HeldOut(tasks[name], reader, data.validation_count, data.size, rank=rank, world=ranks))
+    return held_out

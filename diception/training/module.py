@@ -1,0 +1,89 @@
+"""The LightningModule: one training step of flow matching, its optimizer, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from diception.config import TrainConfig
+from diception.datasets.sample import Batch
+from diception.flow import add_noise, draw, flow_matching_loss, latent_weight, velocity_target
+from diception.model.diception import Diception
+from diception.training.optim import build_optimizer, build_schedule
+
+SIGMA_BANDS = (0.25, 0.5, 0.75, 0.999)
+
+
+class DiceptionModule(L.LightningModule):
+    """Trains whatever parameters of the model require a gradient."""
+
+    def __init__(self, model: Diception, config: TrainConfig):
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.strict_loading = False  # checkpoints hold the trained parameters alone; on_load_checkpoint is strict
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses, sigmas = self.losses(batch)
+        self.log_dict(_by_task_and_band(losses.detach(), sigmas, batch.tasks), batch_size=len(losses))
+        return losses.mean()
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Flow-matching loss of every sample, (B,), and the sigmas (B,) at which it was taken."""
+        assert batch.target is not None and batch.valid is not None
+        with torch.no_grad():
+            image_latents, latents = self.model.encode(torch.cat([batch.image, batch.target])).chunk(2)
+        flow = self.config.flow
+        drawn = draw(
+            batch.seeds,
+            tuple(latents.shape[1:]),
+            flow.density,
+            flow.mean,
+            flow.std,
+            flow.share_at_one,
+            flow.prompt_dropout,
+        )
+        noise, sigmas, dropped = (t.to(latents.device) for t in (drawn.noise, drawn.sigmas, drawn.drop_prompt))
+        condition = self.model.condition(batch.prompts, batch.points, batch.point_mask)
+        condition = condition.where(~dropped, self.model.uncondition(len(latents)))
+        velocity = self.model.velocity(add_noise(latents, noise, sigmas), sigmas, image_latents, condition)
+        weight = latent_weight(batch.valid, batch.valid.shape[-1] // latents.shape[-1])
+        return flow_matching_loss(velocity, velocity_target(latents, noise), weight), sigmas
+
+    def trained(self) -> dict[str, Tensor]:
+        """Parameters that training changes, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.trained().values(), self.config.optim)
+        schedule = build_schedule(optimizer, self.config.optim, self.config.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = {f"model.{name}" for name in self.trained()}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        expected = {f"model.{name}" for name in self.trained()}
+        found = set(checkpoint["state_dict"])
+        if expected != found:
+            wrong = ", ".join(sorted(expected ^ found)[:5])
+            raise ValueError(f"the checkpoint was made by another model: {len(expected ^ found)} keys differ: {wrong}")
+
+
+def _by_task_and_band(losses: Tensor, sigmas: Tensor, tasks: list[str]) -> dict[str, Tensor]:
+    """Mean loss over all, per task, and per band of sigma (the last band is sigma 1: the task without any hint)."""
+    values = {"loss": losses.mean()}
+    for task in dict.fromkeys(tasks):
+        chosen = torch.tensor([t == task for t in tasks], device=losses.device)
+        values[f"loss/{task}"] = losses[chosen].mean()
+    bands = torch.bucketize(sigmas, torch.tensor(SIGMA_BANDS, device=sigmas.device))
+    for band in bands.unique().tolist():
+        values[f"loss_by_sigma/{band}"] = losses[bands == band].mean()
+    return values

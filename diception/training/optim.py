@@ -1,0 +1,97 @@
+"""Optimizer, learning-rate schedule, and the moving average of the trained weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from diception.config import OptimConfig
+
+SCHEDULES = ("constant", "cosine")
+
+
+def build_optimizer(parameters: Iterable[Tensor], config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW; vectors (biases, norms) are not decayed."""
+    matrices, vectors = [], []
+    for parameter in parameters:
+        (matrices if parameter.ndim > 1 else vectors).append(parameter)
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, config: OptimConfig, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, then constant, or a cosine down to a hundredth at the last step.
+
+    Raises:
+        ValueError: unknown schedule.
+    """
+    if config.schedule not in SCHEDULES:
+        raise ValueError(f"optim.schedule is {config.schedule!r}; allowed: {', '.join(SCHEDULES)}")
+
+    def factor(step: int) -> float:
+        ramp = min(1.0, (step + 1) / max(1, config.warmup))
+        if config.schedule == "constant":
+            return ramp
+        progress = min(1.0, max(0, step - config.warmup) / max(1, steps - config.warmup))
+        return ramp * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+class EMA(L.Callback):
+    """Moving average of the trained parameters in float32, saved with every checkpoint.
+
+    The decay ramps up as (1 + n) / (10 + n), so that a short run is not held back by its first weights.
+    """
+
+    def __init__(self, decay: float):
+        self.decay = decay
+        self.updates = 0
+        self.average: dict[str, Tensor] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not self.average:
+            self.average = {name: p.detach().float().clone() for name, p in pl_module.trained().items()}
+        self.average = {name: value.to(pl_module.device) for name, value in self.average.items()}
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step > self.updates:
+            self._update(pl_module.trained(), trainer.global_step)
+
+    @contextmanager
+    def swapped(self, parameters: dict[str, Tensor]) -> Iterator[None]:
+        """Within the block the parameters hold their averages."""
+        own = {name: p.detach().clone() for name, p in parameters.items()}
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(self.average[name])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, p in parameters.items():
+                    p.copy_(own[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.updates, self.average = state_dict["updates"], state_dict["average"]
+
+    @torch.no_grad()
+    def _update(self, parameters: dict[str, Tensor], step: int) -> None:
+        self.updates = step
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = [parameters[name].detach().float() for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)

@@ -1,0 +1,161 @@
+"""A whole training run from its config: build, resume, fit, and write the model or the adapter."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from diception.config import TrainConfig, save_config
+from diception.datasets.mixture import Stream
+from diception.evaluation import HeldOut
+from diception.model.autoencoder import Autoencoder
+from diception.model.checkpoint import load_model, save_model
+from diception.model.diception import Diception, small_model
+from diception.model.lora import add_lora, save_adapter
+from diception.tasks import TASK_TYPES, Task, known_tasks, task_from_dict
+from diception.training.callbacks import Progress, Validation
+from diception.training.datamodule import StreamModule, open_held_out, open_stream
+from diception.training.module import DiceptionModule
+from diception.training.optim import EMA
+
+
+def train(config: TrainConfig) -> Path:
+    """Trains from the config and writes `<run>/model` (or `<run>/adapter`); the same call resumes.
+
+    Returns:
+        The folder of the trained model, with the averaged weights.
+
+    Raises:
+        ValueError: the config names something that is not there, or does not fit together.
+    """
+    model = build_model(config)
+    tasks = build_tasks(config, model)
+    stream = open_stream(config.data, tasks, config.seed)
+    module = fit(model, stream, open_held_out(config.data, tasks), config)
+    used = {name for source in config.data.sources for name in source.tasks}
+    known = {entry["name"]: entry for entry in model.settings.tasks}
+    known |= {name: tasks[name].as_dict() for name in sorted(used)}
+    model.settings.tasks = list(known.values())
+    return write_model(module, config)
+
+
+def build_model(config: TrainConfig) -> Diception:
+    """The model that the config starts from; only what is to be trained requires a gradient."""
+    if config.model.base == "small":
+        if not config.model.autoencoder:
+            raise ValueError("model.base=small needs model.autoencoder, the folder of an autoencoder")
+        model = small_model(
+            Autoencoder.from_pretrained(config.model.autoencoder),
+            width=config.model.width,
+            layers=config.model.layers,
+            heads=config.model.heads,
+            resolution=config.data.size,
+            text_tokens=config.model.text_tokens,
+            point_encoding=config.model.point_encoding,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
+    else:
+        model = load_model(config.model.base)
+    model.autoencoder.requires_grad_(False)
+    if config.adapter is not None:
+        adapter = config.adapter
+        generator = torch.Generator().manual_seed(config.seed)
+        add_lora(model, rank=adapter.rank or None, max_share=adapter.max_share, targets=adapter.streams, generator=generator)
+    if config.model.gradient_checkpointing:
+        model.transformer.enable_gradient_checkpointing()
+    return model
+
+
+def build_tasks(config: TrainConfig, model: Diception) -> dict[str, Task]:
+    """Registered tasks, then those the model was trained with, then those of the config; the later wins."""
+    tasks = {task.name: task for task in known_tasks()}
+    tasks |= {entry["name"]: task_from_dict(entry) for entry in model.settings.tasks}
+    for entry in config.tasks:
+        fields = {k: v for k, v in dataclasses.asdict(entry).items() if v}
+        fields.setdefault("token", f"[[image2{entry.name}]]")
+        if entry.name in tasks:
+            fields = tasks[entry.name].as_dict() | {k: v for k, v in dataclasses.asdict(entry).items() if v}
+        tasks[entry.name] = task_from_dict(fields)
+    named = [name for source in [*config.data.sources, *config.data.validation] for name in source.tasks]
+    for name in named:
+        if name not in tasks:
+            raise ValueError(f"unknown task {name!r}; known: {', '.join(sorted(tasks))}; types: {', '.join(TASK_TYPES)}")
+    return tasks
+
+
+def fit(model: Diception, stream: Stream, held_out: list[HeldOut], config: TrainConfig) -> DiceptionModule:
+    """Runs the trainer, from the newest checkpoint of the run folder if there is one; leaves the averaged weights in."""
+    folder = Path(config.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.yaml")
+    module = DiceptionModule(model, config)
+    ema = EMA(config.optim.ema) if config.optim.ema else None
+    validation = Validation(held_out, config.sampling, config.validate_every, folder, ema)
+    checkpoint = newest_checkpoint(folder)
+    trainer = _trainer(config, folder, [c for c in (ema, validation) if c], checkpoint)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer.fit(module, StreamModule(stream, config), ckpt_path=checkpoint, weights_only=True)
+    if ema is not None:
+        with torch.no_grad():
+            for name, parameter in module.trained().items():
+                parameter.copy_(ema.average[name])
+    module.eval()
+    return module
+
+
+def write_model(module: DiceptionModule, config: TrainConfig) -> Path:
+    """Writes the adapter of an adapter run, the whole model of any other."""
+    summary = {"steps": config.steps, "batch_size": config.batch_size, "lr": config.optim.lr, "seed": config.seed}
+    module.model.settings.training = summary
+    if config.adapter is not None:
+        target = Path(config.run) / "adapter.safetensors"
+        save_adapter(module.model, target, module.model.settings.tasks[-1], training=summary)
+        return target
+    target = Path(config.run) / "model"
+    save_model(module.model, target)
+    return target
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of a run folder with the most steps."""
+    found = sorted((folder / "checkpoints").glob("step_*.ckpt"))
+    return found[-1] if found else None
+
+
+def _trainer(config: TrainConfig, folder: Path, callbacks: list[L.Callback], resumed: Path | None) -> L.Trainer:
+    start = resumed.stem if resumed else "step_00000000"
+    checkpoints = ModelCheckpoint(
+        folder / "checkpoints",
+        filename="step_{step:08d}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=config.checkpoint_every,
+        save_top_k=config.keep_checkpoints,
+        monitor="step",
+        mode="max",
+        save_on_train_epoch_end=False,
+    )
+    return L.Trainer(
+        accelerator="auto",
+        devices=config.devices,
+        num_nodes=config.nodes,
+        precision=config.precision,  # type: ignore[arg-type]
+        max_steps=config.steps,
+        max_epochs=-1,
+        max_time={"minutes": config.max_minutes} if config.max_minutes else None,  # type: ignore[dict-item]
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.optim.clip or None,
+        log_every_n_steps=config.log_every,
+        callbacks=[*callbacks, Progress(config.batch_size, config.log_every), checkpoints],
+        logger=[CSVLogger(folder, "logs", version=start), TensorBoardLogger(folder, "tensorboard", version="")],
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )

@@ -1,0 +1,52 @@
+"""Fixtures shared by the tests: a few rendered scenes as shards, a small config, and the shared real data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from diception.config import AugmentConfig, DataConfig, FlowConfig, ModelConfig, OptimConfig, SourceConfig, TrainConfig
+from diception.datasets.shards import ShardWriter, write_samples
+from diception.datasets.synthetic import render_scene
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+TASKS = ("depth", "normal", "pose", "point_segmentation", "semantic_segmentation", "entity_segmentation")
+
+torch.set_num_threads(1)
+
+
+def shared_data(name: str) -> Path:
+    """A folder of the shared real data; skips the test where it is absent."""
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"the real data {name!r} is not beside the checkout ({folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scene_shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Twelve easy scenes at 64 px as one shard; the pattern to read them."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_samples((render_scene(0, index, 64) for index in range(12)), ShardWriter(folder, made_by="test"))
+    return str(folder / "*.tar")
+
+
+@pytest.fixture
+def train_config(tmp_path: Path, scene_shards: str) -> TrainConfig:
+    """A run of a few steps from the tiny model, on all six tasks."""
+    shares = {name: 0.15 for name in TASKS} | {"depth": 0.25}
+    source = SourceConfig(name="scenes", shards=scene_shards, weight=1.0, tasks=shares)
+    return TrainConfig(
+        run=str(tmp_path / "run"),
+        steps=6,
+        batch_size=4,
+        log_every=1,
+        validate_every=0,
+        checkpoint_every=2,
+        model=ModelConfig(base="tiny"),
+        data=DataConfig(sources=[source], size=64, workers=0, validation_count=2, augment=AugmentConfig(crop=0.5)),
+        flow=FlowConfig(share_at_one=0.3),
+        optim=OptimConfig(lr=1e-3, warmup=2, schedule="cosine", ema=0.9),
+    )

@@ -1,0 +1,108 @@
+"""The autoencoders: one convention for all kinds, and what the patch autoencoder promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from golden.weights import build_vae
+from small import generator, pictures, small_vae
+
+from diception.model.autoencoder import Autoencoder, PatchAutoencoder, load_autoencoder
+from diception.model.weights import save_module
+
+
+def psnr(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(-10 * (found - expected).square().mean().log10())
+
+
+@torch.no_grad()
+def test_kl_takes_the_mode_and_normalises_as_sd3_does() -> None:
+    vae = build_vae(0)
+    autoencoder, rgb = Autoencoder(vae), pictures(2)
+    mean = vae.encode(2 * rgb - 1).latent_dist.mean  # type: ignore[union-attr]
+    latents = autoencoder.encode(rgb)
+    torch.testing.assert_close(latents, (mean - 0.0609) * 1.5305)
+    assert torch.equal(autoencoder.encode(rgb), latents)
+    decoded = vae.decode(mean).sample  # type: ignore[union-attr]
+    torch.testing.assert_close(autoencoder.decode(latents), (decoded / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=1e-5)
+    assert (autoencoder.factor, autoencoder.channels) == (8, 16)
+
+
+@torch.no_grad()
+def test_tiny_latents_are_used_as_they_are() -> None:
+    vae = AutoencoderTiny(latent_channels=16)
+    autoencoder, rgb = Autoencoder(vae), pictures(2)
+    latents = autoencoder.encode(rgb)
+    assert torch.equal(latents, vae.encode(2 * rgb - 1).latents)  # type: ignore[union-attr]
+    assert autoencoder.decode(latents).shape == rgb.shape
+    assert (autoencoder.factor, autoencoder.channels) == (8, 16)
+
+
+@torch.no_grad()
+def test_patch_latents_are_centred_with_mean_variance_one() -> None:
+    latents = Autoencoder(small_vae()).encode(pictures(64))
+    assert latents.shape == (64, 16, 8, 8)
+    assert latents.mean((0, 2, 3)).abs().max() < 1e-4
+    assert abs(latents.var((0, 2, 3)).mean() - 1) < 1e-3
+
+
+@torch.no_grad()
+def test_pca_is_a_projection_and_the_best_linear_one() -> None:
+    autoencoder = Autoencoder(small_vae())
+    rgb = pictures(64) * 0.8 + 0.1
+    once = autoencoder.decode(autoencoder.encode(rgb))
+    inside = ((once > 0) & (once < 1)).all()
+    assert inside, "clamping would hide the property"
+    torch.testing.assert_close(autoencoder.decode(autoencoder.encode(once)), once, atol=1e-4, rtol=1e-4)
+    flat = pictures(4) * 0 + 0.3
+    assert psnr(once, rgb) > psnr(rgb.mean((2, 3), keepdim=True).expand_as(rgb), rgb) + 5
+    assert psnr(autoencoder.decode(autoencoder.encode(flat)), flat) > 30
+
+
+@torch.no_grad()
+def test_calibrating_changes_the_latents_and_not_the_pictures() -> None:
+    vae, rgb = small_vae(), pictures(4)
+    autoencoder = Autoencoder(vae)
+    before, latents = autoencoder.decode(autoencoder.encode(rgb)), autoencoder.encode(rgb)
+    vae.calibrate(pictures(16, seed=3) * 0.5)
+    assert not torch.allclose(autoencoder.encode(rgb), latents)
+    torch.testing.assert_close(autoencoder.decode(autoencoder.encode(rgb)), before, atol=1e-5, rtol=1e-5)
+
+
+def test_training_improves_on_pca_and_sees_neighbours() -> None:
+    vae, rgb = small_vae(), pictures(8)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3)
+    errors = []
+    for _ in range(30):
+        error = (vae(2 * rgb - 1) - (2 * rgb - 1)).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.9 * errors[0]
+    latents = vae.encode(2 * rgb - 1).latents.detach()
+    changed = latents.clone()
+    changed[:, :, 4, 4] += 1
+    difference = (vae.decode(changed).sample - vae.decode(latents).sample).abs().amax((0, 1))
+    assert difference[24:32, 32:40].max() > 0
+
+
+def test_default_size_is_below_a_million_parameters() -> None:
+    assert sum(p.numel() for p in PatchAutoencoder().parameters()) < 1_000_000
+
+
+@torch.no_grad()
+def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
+    vae, rgb = small_vae(), pictures(2)
+    save_module(vae, tmp_path / "mine")
+    vae.save_pretrained(tmp_path / "theirs")
+    for folder in ("mine", "theirs"):
+        assert torch.equal(load_autoencoder(tmp_path / folder).encode(rgb), Autoencoder(vae).encode(rgb))
+
+
+def test_wrong_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 8"):
+        small_vae().fit_pca(torch.rand(2, 3, 20, 16), generator())

@@ -1,0 +1,128 @@
+"""COCO to samples: masks and joints where the files say, crowds left out, shards that go on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from diception.annotations import InstanceMasks, Keypoints
+from diception.datasets.check import check_shards
+from diception.datasets.shards import ShardReader, ShardWriter, write_samples
+from diception.datasets.sources.coco import coco_samples, decode_segmentation
+
+COCO = Path(__file__).parent.parent / ".." / "shared" / "data" / "coco-mini"
+real = pytest.mark.skipif(not COCO.is_dir(), reason="../shared/data/coco-mini is not there")
+IMAGES = COCO / "val2017"
+INSTANCES = COCO / "annotations" / "instances_val2017.json"
+KEYPOINTS = COCO / "annotations" / "person_keypoints_val2017.json"
+SIZE = (20, 30)
+
+
+def make_set(folder: Path, **changes) -> tuple[Path, Path]:
+    """One image with a square, a crowd and an empty polygon."""
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(folder / "images" / "a.jpg")
+    square = {"id": 1, "image_id": 7, "category_id": 3, "iscrowd": 0, "segmentation": [[5, 4, 15, 4, 15, 12, 5, 12]]}
+    crowd = {**square, "id": 2, "iscrowd": 1, "segmentation": {"size": list(SIZE), "counts": [0, 100, 500]}}
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1], **changes}],
+        "annotations": [square, crowd, {**square, "id": 3, "segmentation": [[1, 1, 1, 1, 1, 1]]}],
+        "categories": [{"id": 3, "name": "cup"}],
+    }
+    (folder / "instances.json").write_text(json.dumps(content))
+    return folder / "images", folder / "instances.json"
+
+
+def test_a_polygon_lands_where_it_is_drawn(tmp_path: Path) -> None:
+    (sample,) = coco_samples(*make_set(tmp_path))
+    masks = sample.annotations["instances"]
+    wanted = np.zeros(SIZE, bool)
+    wanted[4:12, 5:15] = True
+    assert isinstance(masks, InstanceMasks) and masks.categories == ("cup",)
+    assert np.array_equal(masks.masks[0], wanted)
+    assert sample.key == "a" and sample.size == SIZE
+
+
+def test_the_three_forms_of_a_mask_agree() -> None:
+    wanted = np.random.default_rng(0).random(SIZE) > 0.5
+    packed = coco_mask.encode(np.asfortranarray(wanted.astype(np.uint8)))
+    flat = wanted.T.reshape(-1)
+    runs = [len(list(group)) for _, group in itertools.groupby(flat)]
+    loose = {"size": list(SIZE), "counts": [0, *runs] if flat[0] else runs}
+    assert isinstance(packed["counts"], bytes)
+    text = {"size": list(SIZE), "counts": packed["counts"].decode()}
+    for segmentation in (packed, text, loose):
+        assert np.array_equal(decode_segmentation(segmentation, SIZE), wanted)
+    with pytest.raises(ValueError, match="size"):
+        decode_segmentation(text, (30, 20))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"file_name": "../../secret.jpg"}, "leaves the folder"),
+        ({"file_name": "/etc/secret.jpg"}, "leaves the folder"),
+        ({"file_name": "b.jpg"}, "1 of 1 images are not there"),
+        ({"height": 21}, r"size \(20, 30\)"),
+    ],
+)
+def test_a_set_that_does_not_fit_its_images_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(coco_samples(*make_set(tmp_path, **changes)))
+
+
+def test_wrong_files_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("no json")
+    (tmp_path / "y.json").write_text("[]")
+    for name, message in [("x.json", "not a JSON"), ("y.json", "not a COCO"), ("z.json", "cannot be read")]:
+        with pytest.raises(ValueError, match=rf"{name}: {message}"):
+            list(coco_samples(tmp_path, tmp_path / name))
+
+
+@real
+def test_real_samples_agree_with_the_annotation_files() -> None:
+    content, people = json.loads(INSTANCES.read_text()), json.loads(KEYPOINTS.read_text())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    samples = list(coco_samples(IMAGES, INSTANCES, KEYPOINTS))
+    assert [int(s.key) for s in samples] == sorted(image["id"] for image in content["images"])
+    for sample in samples:
+        marked = [a for a in content["annotations"] if a["image_id"] == int(sample.key) and not a["iscrowd"]]
+        masks = sample.annotations["instances"]
+        assert isinstance(masks, InstanceMasks) and masks.size == sample.size
+        assert masks.categories == tuple(names[a["category_id"]] for a in marked)
+        # COCO's area is that of the polygon before it is rasterised; a thin outline differs by its border.
+        areas = np.array([a["area"] for a in marked])
+        assert np.median(np.abs(masks.masks.sum((1, 2)) - areas) / areas) < 0.1
+        joints = sum(a["num_keypoints"] for a in people["annotations"] if a["image_id"] == int(sample.key))
+        pose = sample.annotations.get("pose")
+        assert joints == (int((pose.people[..., 2] > 0).sum()) if isinstance(pose, Keypoints) else 0)
+
+
+@real
+def test_real_shards_are_faultless_and_go_on(tmp_path: Path) -> None:
+    for stop in (9, None):
+        writer = ShardWriter(tmp_path, 8, made_by="coco")
+        assert writer.done == (0 if stop else 8)
+        rest = coco_samples(IMAGES, INSTANCES, KEYPOINTS, start=writer.done)
+        if stop is None:
+            assert write_samples(rest, writer) == 20
+        else:
+            with pytest.raises(InterruptedError), writer:
+                for sample in itertools.islice(rest, stop):
+                    writer.write(sample)
+                raise InterruptedError
+    reader = ShardReader(str(tmp_path / "*.tar"))
+    for i, sample in enumerate(coco_samples(IMAGES, INSTANCES, KEYPOINTS)):
+        found = reader.read(i)
+        assert found.key == sample.key and found.annotations.keys() == sample.annotations.keys()
+        for kind, annotation in sample.annotations.items():
+            assert found.annotations[kind].to_bytes() == annotation.to_bytes()
+    report = check_shards(str(tmp_path / "*.tar"))
+    assert report.ok, report.table()
+    assert report.samples == 20

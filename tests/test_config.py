@@ -1,0 +1,69 @@
+"""Configs: every shipped one loads, mistakes are named with what is near, a saved one reads back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diception.config import (
+    AutoencoderConfig,
+    FewShotConfig,
+    TrainConfig,
+    load_config,
+    save_config,
+    shipped_configs,
+)
+
+SCHEMAS = {"tiny/autoencoder": AutoencoderConfig, "few_shot": FewShotConfig}
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_shipped_configs_load(name: str) -> None:
+    schema = SCHEMAS.get(name, TrainConfig)
+    assert isinstance(load_config(name, schema=schema), schema)
+
+
+def test_overrides_win(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("steps: 5\noptim: {lr: 1.0e-3}\ndata: {sources: [{name: a, shards: x.tar, tasks: {depth: 1}}]}\n")
+    config = load_config(path, ["optim.lr=2e-4", "model.base=tiny"])
+    assert (config.steps, config.optim.lr, config.data.sources[0].tasks) == (5, 2e-4, {"depth": 1.0})
+
+
+def test_a_saved_config_reads_back(tmp_path: Path) -> None:
+    config = load_config("tiny/multitask")
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optm.lr=1", "unknown key optm; did you mean optim"),
+        ("optim.lrr=1", "unknown key optim.lrr; did you mean optim.lr"),
+        ("steps=many", "steps"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config("tiny/multitask", [override])
+
+
+def test_unknown_keys_in_lists_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {sources: [{name: a, shard: x.tar}]}\n")
+    with pytest.raises(ValueError, match=r"unknown key data.sources.0.shard; did you mean data.sources.0.shards"):
+        load_config(path)
+
+
+def test_a_missing_config_lists_the_shipped_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tiny/multitask"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_broken_yaml_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("steps: [1\n")
+    with pytest.raises(ValueError, match="run.yaml: not readable as yaml"):
+        load_config(path)

@@ -1,0 +1,89 @@
+"""Flow matching: the path, its derivative, the loss, and draws keyed on samples."""
+
+from __future__ import annotations
+
+import torch
+
+from diception.flow import (
+    add_noise,
+    draw,
+    flow_matching_loss,
+    latent_weight,
+    predict_latents,
+    seeded_noise,
+    velocity_target,
+)
+
+
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (4, 16, 6, 5)
+    return torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+
+
+def test_path_runs_from_data_to_noise() -> None:
+    latents, noise = pair()
+    assert torch.equal(add_noise(latents, noise, torch.zeros(4)), latents)
+    assert torch.equal(add_noise(latents, noise, torch.ones(4)), noise)
+
+
+def test_velocity_is_the_derivative_of_the_path() -> None:
+    latents, noise = (t.double() for t in pair())
+    step = 1e-3
+    sigmas = torch.full((4,), 0.4, dtype=torch.float64)
+    numeric = (add_noise(latents, noise, sigmas + step) - add_noise(latents, noise, sigmas - step)) / (2 * step)
+    torch.testing.assert_close(numeric, velocity_target(latents, noise))
+
+
+def test_predict_latents_inverts_the_noising() -> None:
+    latents, noise = pair()
+    sigmas = torch.tensor([0.1, 0.5, 0.9, 1.0])
+    recovered = predict_latents(add_noise(latents, noise, sigmas), velocity_target(latents, noise), sigmas)
+    torch.testing.assert_close(recovered, latents)
+
+
+def test_loss_is_zero_at_the_target_and_counts_only_weighted_cells() -> None:
+    latents, noise = pair()
+    target = velocity_target(latents, noise)
+    assert torch.equal(flow_matching_loss(target, target), torch.zeros(4))
+    weight = torch.zeros(4, 1, 6, 5)
+    weight[:, :, 2:4] = 1
+    wrong = target.clone()
+    wrong[:, :, 4:] += 7
+    assert torch.equal(flow_matching_loss(wrong, target, weight), torch.zeros(4))
+    wrong[:, :, 2:4] += 2
+    torch.testing.assert_close(flow_matching_loss(wrong, target, weight), torch.full((4,), 4.0))
+    assert torch.equal(flow_matching_loss(wrong, target, torch.zeros_like(weight)), torch.zeros(4))
+
+
+def test_one_invalid_pixel_switches_its_cell_off() -> None:
+    valid = torch.ones(1, 1, 16, 24)
+    valid[0, 0, 9, 17] = 0
+    weight = latent_weight(valid, 8)
+    assert weight.shape == (1, 1, 2, 3)
+    assert weight[0, 0, 1, 2] == 0
+    assert weight.sum() == 5
+
+
+def test_draws_depend_on_the_sample_alone() -> None:
+    seeds = torch.tensor([5, 7, 2**62 + 3])
+    together = draw(seeds, (16, 4, 4), prompt_dropout=0.5)
+    alone = draw(seeds[1:2], (16, 4, 4), prompt_dropout=0.5)
+    assert torch.equal(together.noise[1:2], alone.noise)
+    assert torch.equal(together.sigmas[1:2], alone.sigmas)
+    assert torch.equal(together.drop_prompt[1:2], alone.drop_prompt)
+    assert torch.equal(seeded_noise(seeds, (16, 4, 4)), together.noise)
+
+
+def test_density_of_sigma() -> None:
+    seeds = torch.arange(4000)
+    sigmas = draw(seeds, (1,), "logit_normal", 0.0, 1.0).sigmas
+    logits = torch.logit(sigmas.double())
+    assert abs(logits.mean()) < 0.06
+    assert abs(logits.std() - 1) < 0.05
+    shared = draw(seeds, (1,), share_at_one=0.35, prompt_dropout=0.1)
+    assert abs((shared.sigmas == 1).double().mean() - 0.35) < 0.03
+    assert abs(shared.drop_prompt.double().mean() - 0.1) < 0.02
+    uniform = draw(seeds, (1,), "uniform").sigmas
+    assert 0 < uniform.min() and uniform.max() <= 1
+    assert abs(uniform.mean() - 0.5) < 0.02

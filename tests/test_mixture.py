@@ -1,0 +1,285 @@
+"""The stream: exact proportions, every sample once an epoch, and the same examples on any ranks and workers."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from diception.annotations import DepthMap, InstanceMasks, NormalMap
+from diception.datasets.mixture import BLOCK, PositionSampler, Source, Stream, generator, largest_remainder
+from diception.datasets.sample import Batch, CorruptSample, Example, MemoryReader, Sample, collate
+from diception.datasets.shards import ShardReader, ShardWriter, write_samples
+from diception.datasets.transforms import Augment
+from diception.tasks import get_task
+
+TASKS = {name: get_task(name) for name in ("depth", "normal", "entity_segmentation", "point_segmentation")}
+SHARES = {"depth": 0.5, "point_segmentation": 0.3, "entity_segmentation": 0.2}
+AUGMENT = Augment(hflip=0.5, scale=(0.4, 1.0), photometric=0.1)
+
+
+def make_sample(i: int, objects: int = 2, size: int = 40) -> Sample:
+    rng = np.random.default_rng(i)
+    normals = rng.normal(size=(3, size, size)).astype(np.float32)
+    masks = np.zeros((objects, size, size), bool)
+    for mask in masks:
+        top, left = rng.integers(0, size - 14, 2)
+        mask[top : top + 12, left : left + 12] = True
+    return Sample(
+        f"s{i:04d}",
+        rng.integers(0, 256, (size, size, 3), dtype=np.uint8),
+        {
+            "depth": DepthMap(rng.uniform(1, 9, (size, size)).astype(np.float32)),
+            "normal": NormalMap(normals / np.linalg.norm(normals, axis=0)),
+            "instances": InstanceMasks(masks, ("cup",) * objects, None),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("shards")
+    write_samples(map(make_sample, range(23)), ShardWriter(folder, 10))
+    return str(folder / "*.tar")
+
+
+def make_stream(shards: str, seed: int = 3, **changes) -> Stream:
+    few = MemoryReader([make_sample(i) for i in range(100, 107)])
+    sources = [
+        Source("shards", ShardReader(shards), 0.7, SHARES),
+        Source("few", few, 0.3, {"normal": 0.9, "depth": 0.1}),
+    ]
+    return Stream(sources, TASKS, **{"size": 32, "seed": seed, "augment": AUGMENT, **changes})
+
+
+def content(image: np.ndarray, target: np.ndarray, points: np.ndarray, seed: int, task: str, key: str) -> tuple:
+    return image.tobytes(), target.tobytes(), points.tobytes(), seed, task, key
+
+
+def of_example(e: Example) -> tuple:
+    return content(e.image, e.target.rgb, e.target.points, e.seed, e.task, e.key)
+
+
+def of_batch(b: Batch) -> list[tuple]:
+    assert b.target is not None
+    columns = zip(b.image.numpy(), b.target.numpy(), b.points.numpy(), b.seeds.tolist(), b.tasks, b.keys, strict=True)
+    return [content(*column) for column in columns]
+
+
+def loaded(stream: Stream, rank: int, world: int, workers: int, start: int = 0, stop: int = 6) -> list[list[tuple]]:
+    sampler = PositionSampler(8, start, stop, rank, world)
+    loader = DataLoader(stream, batch_sampler=sampler, num_workers=workers, collate_fn=collate)
+    return [of_batch(batch) for batch in loader]
+
+
+def test_the_same_examples_on_any_ranks_and_workers(shards: str) -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    alone = loaded(make_stream(shards), 0, 1, 0)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    ranks = [loaded(make_stream(shards), rank, 2, 2) for rank in (0, 1)]
+    for step, batch in enumerate(alone):
+        assert batch[0::2] == ranks[0][step]
+        assert batch[1::2] == ranks[1][step]
+
+
+def test_a_restart_anywhere_goes_on_the_same(shards: str) -> None:
+    whole = loaded(make_stream(shards), 0, 1, 0)
+    for start in (1, 4):
+        assert loaded(make_stream(shards), 0, 1, 0, start) == whole[start:]
+    used = make_stream(shards)
+    for position in (999, 1000, 5, 70_001, 5):
+        used[position]
+    fresh = pickle.loads(pickle.dumps(make_stream(shards)))
+    for position in (999, 1000, 70_001, 5, 123_456_789):
+        assert of_example(used[position]) == of_example(fresh[position])
+
+
+def test_seeds_differ_by_position_and_by_stream_seed(shards: str) -> None:
+    first, second = make_stream(shards), make_stream(shards, seed=4)
+    seeds = [first[position].seed for position in range(40)]
+    assert len(set(seeds)) == 40 and all(0 <= seed < 1 << 63 for seed in seeds)
+    assert not set(seeds) & {second[position].seed for position in range(40)}
+    order = [[s.locate(position)[0].name for position in range(BLOCK)] for s in (first, second)]
+    assert order[0] != order[1]
+
+
+def test_proportions_are_exact_in_every_block(shards: str) -> None:
+    stream = make_stream(shards)
+    wanted = {
+        "shards/depth": 350,
+        "shards/point_segmentation": 210,
+        "shards/entity_segmentation": 140,
+        "few/normal": 270,
+        "few/depth": 30,
+    }
+    orders = []
+    for block in (0, 1, 77):
+        names = [stream.locate(position)[0].name for position in range(block * BLOCK, (block + 1) * BLOCK)]
+        assert Counter(names) == wanted
+        orders.append(names)
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_every_sample_once_per_epoch_of_its_pair(shards: str) -> None:
+    stream = make_stream(shards, augment=None)
+    seen: dict[str, list[str]] = {pair.name: [] for pair in stream.pairs}
+    for position in range(2 * BLOCK):
+        pair, draw = stream.locate(position)
+        assert draw == len(seen[pair.name])
+        seen[pair.name].append(stream._draw(pair, draw).key)
+    for pair in stream.pairs:
+        n, keys = len(pair.samples), seen[pair.name]
+        epochs = [keys[i : i + n] for i in range(0, len(keys) - n + 1, n)]
+        assert len(epochs) >= 2
+        for epoch in epochs:
+            assert len(set(epoch)) == n
+        assert epochs[0] != epochs[1]
+
+
+def test_largest_remainder_sums_and_is_near() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        weights = rng.dirichlet(np.ones(7))
+        counts = largest_remainder(weights.tolist(), 1000)
+        assert sum(counts) == 1000
+        assert np.abs(np.array(counts) - weights * 1000).max() < 1
+    assert largest_remainder([0.29, 0.71], 1000) == [290, 710]
+
+
+def test_generators_do_not_overlap() -> None:
+    keys = [(s, p, a, b) for s in (0, 1) for p in (0, 1) for a in (0, 1, 1 << 63) for b in (0, 1)]
+    assert len({generator(*key).bytes(16) for key in keys}) == len(keys)
+
+
+def test_samples_that_cannot_serve_are_passed_over() -> None:
+    reader = MemoryReader([make_sample(i, objects=i % 2) for i in range(20)])
+    stream = Stream([Source("a", reader, 1.0, {"entity_segmentation": 1.0})], TASKS, 32, 0)
+    keys = Counter(stream[position].key for position in range(20))
+    assert set(keys) <= {f"s{i:04d}" for i in range(1, 20, 2)}
+    assert stream.unserved["a/entity_segmentation"] <= set(range(0, 20, 2))
+    nothing = MemoryReader([make_sample(i, objects=0) for i in range(5)])
+    with pytest.raises(RuntimeError, match="5 samples in a row cannot serve"):
+        Stream([Source("a", nothing, 1.0, {"entity_segmentation": 1.0})], TASKS, 32, 0)[0]
+
+
+def test_an_object_too_small_for_the_model_does_not_serve() -> None:
+    small, large = make_sample(0, objects=1, size=200), make_sample(1, objects=1, size=200)
+    dot = np.zeros((1, 200, 200), bool)
+    dot[0, 0, 0] = True
+    small.annotations["instances"] = InstanceMasks(dot, ("cup",), None)
+    source = Source("a", MemoryReader([small, large]), 1.0, {"entity_segmentation": 1.0})
+    stream = Stream([source], TASKS, 32, 0, AUGMENT)
+    assert {stream[position].key for position in range(6)} == {"s0001"}
+
+
+def test_a_crop_without_the_object_falls_back_to_the_whole_image() -> None:
+    sample = make_sample(0, objects=1, size=64)
+    sample.annotations["instances"] = InstanceMasks(np.zeros((1, 64, 64), bool), ("cup",), None)
+    sample.annotations["instances"].masks[0, :12, :12] = True
+    source = Source("a", MemoryReader([sample]), 1.0, {"entity_segmentation": 1.0})
+    stream = Stream([source], TASKS, 64, 0, Augment(scale=(0.1, 0.2)))
+    for position in range(20):
+        assert stream[position].target.rgb.max() > 0
+
+
+class Broken(MemoryReader):
+    """A reader of which some samples cannot be read."""
+
+    def __init__(self, count: int, broken: set[int]) -> None:
+        super().__init__([make_sample(i, size=32) for i in range(count)])
+        self.broken = broken
+
+    def read(self, i: int, kinds=None) -> Sample:
+        if i in self.broken:
+            raise CorruptSample("x.tar", f"s{i:04d}", "cut off")
+        return super().read(i, kinds)
+
+
+def test_a_corrupt_sample_is_replaced_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    stream = Stream([Source("a", Broken(200, {7, 11}), 1.0, {"depth": 1.0})], TASKS, 32, 0)
+    keys = [stream[position].key for position in range(200)]
+    assert len(keys) == 200 and len(set(keys)) == 198
+    assert stream.faults == {"a": {"x.tar: s0007": "cut off", "x.tar: s0011": "cut off"}}
+    assert "x.tar: sample 's0007': cut off" in caplog.text
+    again = Stream([Source("a", Broken(200, {7, 11}), 1.0, {"depth": 1.0})], TASKS, 32, 0)
+    assert [again[position].key for position in reversed(range(200))] == keys[::-1]
+
+
+def test_many_corrupt_samples_stop_the_stream_with_a_list() -> None:
+    stream = Stream([Source("a", Broken(200, {3, 7, 11}), 1.0, {"depth": 1.0})], TASKS, 32, 0)
+    with pytest.raises(RuntimeError, match=r"3 corrupt of 200 samples, at most 1%") as caught:
+        for position in range(200):
+            stream[position]
+    assert all(f"x.tar: s{i:04d}: cut off" in str(caught.value) for i in (3, 7, 11))
+
+
+def test_a_corrupt_shard_member_is_replaced(tmp_path: Path) -> None:
+    write_samples((make_sample(i, size=32) for i in range(150)), ShardWriter(tmp_path, 150, image_format="png"))
+    reader = ShardReader(str(tmp_path / "*.tar"))
+    place = reader.indexes[0].member(42, "png")
+    assert place is not None
+    with open(reader.shards[0], "r+b") as file:
+        file.seek(place[0])
+        file.write(bytes(200))
+    stream = Stream([Source("a", ShardReader(str(tmp_path / "*.tar")), 1.0, {"depth": 1.0})], TASKS, 32, 0)
+    assert "s0042" not in {stream[position].key for position in range(150)}
+    assert [name.split(": ")[1] for name in stream.faults["a"]] == ["s0042"]
+
+
+def test_wrong_mixtures_are_refused() -> None:
+    reader = MemoryReader([make_sample(0)])
+    depth = {"depth": 1.0}
+
+    def stream(*sources: Source) -> Stream:
+        return Stream(sources, TASKS, 32, 0)
+
+    with pytest.raises(ValueError, match=r"sum to 1, they sum to 0\.9"):
+        stream(Source("a", reader, 0.4, depth), Source("b", reader, 0.5, depth))
+    with pytest.raises(ValueError, match=r"'a' must be .* they sum to 1\.2"):
+        stream(Source("a", reader, 1.0, {"depth": 0.7, "normal": 0.5}))
+    with pytest.raises(ValueError, match="0 or more"):
+        stream(Source("a", reader, 1.5, depth), Source("b", reader, -0.5, depth))
+    with pytest.raises(ValueError, match="repeat"):
+        stream(Source("a", reader, 0.5, depth), Source("a", reader, 0.5, depth))
+    with pytest.raises(ValueError, match="task 'deptg', known are"):
+        stream(Source("a", reader, 1.0, {"deptg": 1.0}))
+    with pytest.raises(ValueError, match="allowed are 0 and 1/1000"):
+        stream(Source("a", reader, 0.9999, depth), Source("b", reader, 0.0001, depth))
+    with pytest.raises(ValueError, match="no 'depth' annotation"):
+        stream(Source("a", MemoryReader([Sample("k", make_sample(0).image)]), 1.0, depth))
+    with pytest.raises(ValueError, match="seed is -1"):
+        Stream([Source("a", reader, 1.0, depth)], TASKS, 32, -1)
+    with pytest.raises(IndexError):
+        stream(Source("a", reader, 1.0, depth))[-1]
+
+
+def test_sampler_covers_each_position_once() -> None:
+    ranks = [list(PositionSampler(12, 2, 5, rank, 3)) for rank in range(3)]
+    assert sorted(p for batches in ranks for batch in batches for p in batch) == list(range(24, 60))
+    assert [len(batch) for batch in ranks[0]] == [4, 4, 4] and len(PositionSampler(12, 2, 5, 0, 3)) == 3
+    for wrong, message in [((10, 0, 1, 0, 3), "multiples"), ((12, 0, 1, 3, 3), "rank"), ((12, 5, 2, 0, 3), "steps")]:
+        with pytest.raises(ValueError, match=message):
+            PositionSampler(*wrong)
+
+
+def test_batch_shapes_and_moving(shards: str) -> None:
+    stream = make_stream(shards)
+    batch = collate([stream[position] for position in range(5)])
+    assert batch.target is not None and batch.valid is not None and len(batch) == 5
+    assert batch.image.shape == batch.target.shape == (5, 3, 32, 32) and batch.image.dtype == torch.float32
+    assert batch.valid.shape == (5, 1, 32, 32) and batch.points.shape == (5, 5, 2) and batch.point_mask.shape == (5, 5)
+    assert batch.image.min() >= 0 and batch.image.max() <= 1
+    assert [truth.kind for truth in batch.truths] and len(batch.prompts) == 5
+    moved = batch.to("meta")
+    assert moved.image.device.type == "meta" and moved.keys == batch.keys and batch.image.device.type == "cpu"
+    with pytest.raises(ValueError, match="0 examples"):
+        collate([])
+    with pytest.raises(ValueError, match="one size"):
+        collate([stream[0], make_stream(shards, size=40)[1]])

@@ -1,0 +1,346 @@
+"""Shards: round trip, random access, resumable and atomic writing, and clear errors for everything broken."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import pickle
+import tarfile
+from collections.abc import Iterable, Iterator
+from multiprocessing.context import ForkContext, SpawnContext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from diception.annotations import KINDS, BinaryMask, DepthMap, InstanceMasks, LabelMap, NormalMap
+from diception.datasets.check import check_shards
+from diception.datasets.images import MAX_PIXELS, read_image
+from diception.datasets.index import ShardIndex, check_key, index_path, scan
+from diception.datasets.sample import CorruptSample, Sample
+from diception.datasets.shards import ShardReader, ShardWriter, write_samples
+from diception.datasets.urls import expand
+
+
+def make_sample(i: int, size: tuple[int, int] = (24, 32)) -> Sample:
+    rng = np.random.default_rng(i)
+    normals = rng.normal(size=(3, *size)).astype(np.float32)
+    masks = np.zeros((2, *size), bool)
+    masks[0, 2:9, 3:12], masks[1, 12:20, 5 : 20 + i % 5] = True, True
+    return Sample(
+        f"s{i:04d}",
+        rng.integers(0, 256, (*size, 3), dtype=np.uint8),
+        {
+            "depth": DepthMap(rng.uniform(1, 9, size).astype(np.float32)),
+            "normal": NormalMap(normals / np.linalg.norm(normals, axis=0)),
+            "instances": InstanceMasks(masks, ("cup", "dog"), None),
+            "mask": BinaryMask(masks[0], category="crack"),
+            "labels": LabelMap(masks[0] + 2 * masks[1].astype(np.int32), ("none", "a", "b")),
+        },
+    )
+
+
+def write(folder: Path, count: int = 7, per_shard: int = 3) -> ShardReader:
+    write_samples(map(make_sample, range(count)), ShardWriter(folder, per_shard, image_format="png"))
+    return ShardReader(str(folder / "*.tar"))
+
+
+def forge(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def png(size: tuple[int, int] = (24, 32)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (size[1], size[0]), (10, 20, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    reader = write(tmp_path)
+    assert len(reader) == 7 and len(reader.shards) == 3
+    for i in (6, 0, 3, 2):
+        wanted, found = make_sample(i), reader.read(i)
+        assert found.key == wanted.key == reader.key(i)
+        assert np.array_equal(found.image, wanted.image)
+        assert found.annotations.keys() == wanted.annotations.keys() == reader.kinds(i)
+        for kind, annotation in wanted.annotations.items():
+            # What a kind keeps in its bytes is tested with the kind; a shard must add and lose nothing.
+            kept = KINDS[kind].from_bytes(annotation.to_bytes())
+            assert found.annotations[kind].to_bytes() == kept.to_bytes()
+        assert found.annotations["mask"].category == "crack"  # pyright: ignore[reportAttributeAccessIssue]
+        assert found.annotations["labels"].names == ("none", "a", "b")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_jpg_is_close_and_webdataset_reads_the_same_bytes(tmp_path: Path) -> None:
+    smooth = np.stack(np.meshgrid(np.arange(64), np.arange(48), [90])[:2], -1)[:, :, 0].astype(np.uint8) * 3
+    image = np.dstack([smooth, smooth[..., :1]])
+    write_samples([Sample("a/b", image)], ShardWriter(tmp_path))
+    reader = ShardReader(tmp_path / "shard-000000.tar")
+    assert np.abs(reader.read(0).image.astype(int) - image).mean() < 2
+    stored = next(iter(webdataset.WebDataset(str(reader.shards[0]), shardshuffle=False)))  # pyright: ignore
+    assert stored["__key__"] == "a/b" == reader.key(0)
+    assert stored["jpg"] == reader.read_member(0, 0, "jpg")
+
+
+def test_only_the_wanted_kinds_are_decoded(tmp_path: Path) -> None:
+    good = make_sample(0)
+    members = {"k.png": png(), "k.depth.npy": good.annotations["depth"].to_bytes(), "k.normal.png": b"broken"}
+    reader = ShardReader(forge(tmp_path / "x.tar", members))
+    assert reader.kinds(0) == {"depth", "normal"}
+    assert set(reader.read(0, ("depth",)).annotations) == {"depth"}
+    assert reader.read(0, ()).annotations == {}
+    with pytest.raises(CorruptSample, match=r"x\.tar: sample 'k'"):
+        reader.read(0)
+
+
+def test_index_equals_a_scan_and_is_not_needed(tmp_path: Path) -> None:
+    reader = write(tmp_path)
+    saved = ShardIndex.load(index_path(reader.shards[0]))
+    scanned = scan(reader.shards[0])
+    assert saved.suffixes == scanned.suffixes and saved.tar_size == scanned.tar_size
+    for name in ("keys", "offsets", "sizes"):
+        assert np.array_equal(getattr(saved, name), getattr(scanned, name))
+    for shard in reader.shards:
+        index_path(shard).unlink()
+    assert np.array_equal(ShardReader(str(tmp_path / "*.tar")).read(5).image, make_sample(5).image)
+
+
+def test_serving_lists_the_samples_of_a_kind(tmp_path: Path) -> None:
+    samples = [make_sample(i) for i in range(6)]
+    for sample in samples[::2]:
+        del sample.annotations["depth"]
+    write_samples(samples, ShardWriter(tmp_path, 4))
+    reader = ShardReader(str(tmp_path / "*.tar"))
+    assert reader.serving("depth").tolist() == [1, 3, 5]
+    assert reader.serving("mask").tolist() == list(range(6))
+    assert reader.serving("pose").tolist() == [] == reader.serving("nonsense").tolist()
+
+
+def test_same_samples_same_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    write(tmp_path / "b")
+    for shard in sorted((tmp_path / "a").iterdir()):
+        assert shard.read_bytes() == (tmp_path / "b" / shard.name).read_bytes()
+
+
+def test_writing_goes_on_after_the_last_complete_shard(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def interrupted():
+        for i in range(10):
+            if i == 8:
+                raise Stop
+            yield make_sample(i)
+
+    with pytest.raises(Stop):
+        write_samples(interrupted(), ShardWriter(tmp_path / "a", 3, made_by="x"))
+    left = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert left == [f"shard-00000{i}.{end}" for i in (0, 1) for end in ("index.json", "tar")]
+    # A shard whose index is lost (stopped between the two renames) is written again.
+    index_path(tmp_path / "a" / "shard-000001.tar").unlink()
+    writer = ShardWriter(tmp_path / "a", 3, made_by="x")
+    assert writer.done == 3
+    told: list[int] = []
+    assert write_samples(map(make_sample, range(writer.done, 10)), writer, told.append) == 10
+    assert told == list(range(4, 11))
+    write_samples(map(make_sample, range(10)), ShardWriter(tmp_path / "b", 3, made_by="x"))
+    for path in sorted((tmp_path / "b").iterdir()):
+        assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes()
+    assert ShardWriter(tmp_path / "a", 3, made_by="x").done == 10
+    with pytest.raises(ValueError, match="written by 'x', this is 'y'"):
+        ShardWriter(tmp_path / "a", 3, made_by="y")
+
+
+def test_a_folder_never_shows_an_unfinished_shard(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, 2) as writer:
+        writer.write(make_sample(0))
+        assert list(tmp_path.glob("*.tar")) == []
+        writer.write(make_sample(1))
+        assert [path.name for path in tmp_path.glob("*.tar")] == ["shard-000000.tar"]
+
+
+def sums(reader: ShardReader) -> list[int]:
+    """Many reads, so that two processes that share a position in a file get in each other's way."""
+    return [int(reader.read(i % len(reader), ()).image.sum()) for i in range(300)]
+
+
+def _sums_in_child(reader: ShardReader, queue) -> None:
+    queue.put(sums(reader))
+
+
+CONTEXTS = [multiprocessing.get_context("fork"), multiprocessing.get_context("spawn")]
+
+
+@pytest.mark.parametrize("context", CONTEXTS, ids=["fork", "spawn"])
+def test_reader_survives_a_new_process(tmp_path: Path, context: ForkContext | SpawnContext) -> None:
+    reader = write(tmp_path)
+    expected = sums(reader)
+    queue = context.Queue()
+    child = context.Process(target=_sums_in_child, args=(reader, queue))
+    child.start()
+    assert sums(reader) == expected
+    assert queue.get(timeout=60) == expected
+    child.join()
+    assert not pickle.loads(pickle.dumps(reader))._open
+
+
+@pytest.mark.parametrize("key", ["../a", "/a", "a/../b", "a//b", "", ".", "a.b", "a\\b", "c:d", "a\nb", "x" * 81])
+def test_unsafe_keys_are_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match="key"), ShardWriter(tmp_path) as writer:
+        writer.write(Sample(key, make_sample(0).image))
+    assert list(tmp_path.glob("*.tar")) == []
+
+
+def test_a_tar_with_an_unsafe_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\.tar.*\.\./\.\./etc/passwd"):
+        ShardReader(forge(tmp_path / "x.tar", {"../../etc/passwd.png": png()}))
+    assert check_key("a/b-1") == "a/b-1"
+
+
+def test_errors_name_the_shard(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.tar: no such shard"):
+        ShardReader(tmp_path / "none.tar")
+    with pytest.raises(ValueError, match=r"no shard matches .*z\*\.tar"):
+        ShardReader(str(tmp_path / "z*.tar"))
+    (tmp_path / "text.tar").write_bytes(b"not a tar at all" * 100)
+    with pytest.raises(ValueError, match=r"text\.tar: not an uncompressed"):
+        ShardReader(tmp_path / "text.tar")
+    shard = write(tmp_path / "cut", 3).shards[0]
+    shard.write_bytes(shard.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"shard-000000\.tar: (cut off|not an uncompressed)"):
+        ShardReader(shard)
+    index_path(shard).write_text('{"version": 99}')
+    with pytest.raises(ValueError, match=r"index\.json: not a shard index: version 99"):
+        ShardReader(shard)
+    with pytest.raises(ValueError, match="cache folder"):
+        ShardReader("https://example.org/a.tar")
+
+
+def test_an_index_cannot_point_outside_its_shard(tmp_path: Path) -> None:
+    shard = write(tmp_path, 2).shards[0]
+    content = json.loads(index_path(shard).read_text())
+    content["sizes"][0][0] = 1 << 40
+    index_path(shard).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="points outside"):
+        ShardReader(shard)
+
+
+def test_a_broken_image_names_shard_and_key(tmp_path: Path) -> None:
+    image = png((400, 400))
+    reader = ShardReader(forge(tmp_path / "x.tar", {"a.png": image[: len(image) // 2], "b.json": b"{}"}))
+    with pytest.raises(CorruptSample, match=r"x\.tar: sample 'a': image does not decode") as caught:
+        reader.read(0)
+    assert (caught.value.place, caught.value.key) == (str(tmp_path / "x.tar"), "a")
+    with pytest.raises(CorruptSample, match="sample 'b': no image"):
+        reader.read(1)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
+    buffer = io.BytesIO()
+    side = int(MAX_PIXELS**0.5) + 1
+    Image.new("1", (side, side)).save(buffer, "PNG")
+    with pytest.raises(ValueError, match="at most 100000000 are allowed"):
+        read_image(buffer.getvalue())
+
+
+def test_braces_and_globs_expand(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"a{i}.tar").touch()
+    assert expand(str(tmp_path / "a{0..1}.tar")) == [str(tmp_path / f"a{i}.tar") for i in (0, 1)]
+    assert expand([str(tmp_path / "*.tar"), "b.tar"]) == [*(str(tmp_path / f"a{i}.tar") for i in range(3)), "b.tar"]
+
+
+def test_a_remote_url_is_fetched_once_into_the_cache(tmp_path: Path) -> None:
+    shard = write(tmp_path / "far", 2).shards[0]
+    url = f"pipe:cat {shard}"
+    first = ShardReader(url, cache=tmp_path / "near")
+    assert first.key(1) == "s0001"
+    shard.unlink()
+    assert np.array_equal(ShardReader(url, cache=tmp_path / "near").read(1).image, make_sample(1).image)
+    with pytest.raises(ValueError, match="not allowed"):
+        ShardReader("https://example.org/'; touch x; '.tar", cache=tmp_path / "near")
+
+
+def remember(numbers: Iterable[int], told: list[int]) -> Iterator[int]:
+    for number in numbers:
+        told.append(number)
+        yield number
+
+
+def test_check_finds_every_planted_fault_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert check_shards(str(tmp_path / "*.tar")).ok
+    small = make_sample(0, (24, 31)).annotations
+    empty = InstanceMasks(np.zeros((1, 24, 32), bool), ("cup",), None)
+    forge(
+        tmp_path / "bad.tar",
+        {
+            "s0000.png": png(),
+            "cut.png": png()[:40],
+            "small.png": png(),
+            "small.depth.npy": small["depth"].to_bytes(),
+            "empty.png": png(),
+            "empty.instances.json": empty.to_bytes(),
+            "hole.png": png(),
+            "hole.depth.npy": DepthMap(np.zeros((24, 32), np.float32)).to_bytes(),
+            "broken.png": png(),
+            "broken.normal.png": b"no",
+        },
+    )
+    (tmp_path / "zero.tar").write_bytes(b"")
+    told: list[int] = []
+    report = check_shards(
+        [tmp_path / "bad.tar", *sorted(tmp_path.glob("shard*.tar")), tmp_path / "zero.tar"],
+        lambda numbers: remember(numbers, told),
+    )
+    assert told == list(range(13))
+    assert not report.ok
+    found = [(Path(fault.shard).name, fault.key, fault.problem) for fault in report.faults]
+    for (shard, key, problem), (s, k, part) in zip(
+        found,
+        [
+            ("zero.tar", "", "not an uncompressed"),
+            ("bad.tar", "cut", "image"),
+            ("bad.tar", "small", "depth has size (24, 31), its image (24, 32)"),
+            ("bad.tar", "empty", "mask 0 of 1 is empty"),
+            ("bad.tar", "hole", "no valid pixel"),
+            ("bad.tar", "broken", "normal does not decode"),
+            ("shard-000000.tar", "s0000", "key is already in"),
+        ],
+        strict=True,
+    ):
+        assert (shard, key) == (s, k) and part in problem
+    assert report.samples == 6 + 7 and report.shards == 5
+    assert 1 <= report.kinds["depth"].low <= report.kinds["depth"].high <= 9
+    assert json.loads(json.dumps(report.as_dict()))["samples"] == 13
+    assert "7 faults" in report.table()
+
+
+def test_suffixes_of_kinds_are_distinct() -> None:
+    assert len({annotation.suffix for annotation in KINDS.values()}) == len(KINDS)
+
+
+def test_images_are_read_as_a_viewer_shows_them(tmp_path: Path) -> None:
+    upright = Image.fromarray(make_sample(0, (16, 24)).image)
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Orientation: to be turned clockwise for display.
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "turned.png"), np.asarray(upright))
+    values = np.arange(16 * 24).reshape(16, 24).astype(np.uint16) * 170
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    assert np.array_equal(
+        read_image(tmp_path / "deep.png"), np.rint(values / 257).astype(np.uint8)[..., None].repeat(3, -1)
+    )
+    upright.convert("RGBA").save(tmp_path / "alpha.png")
+    assert np.array_equal(read_image(tmp_path / "alpha.png"), np.asarray(upright))

@@ -1,0 +1,108 @@
+"""The prompt bank and the encoders behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from golden.weights import write_stable_diffusion
+
+from diception.model.text import TOKEN, PromptBank, WordHashEncoder
+from diception.model.text_encoders import StableDiffusion3Encoder
+
+# The vector of `depth`; were it to change, every stored small model would stop understanding new prompts.
+DEPTH = (2.1631457805633545, -0.06173618510365486, -1.243817925453186)
+PROMPTS = ["", "[[image2depth]]", "[[image2semantic]] potted plant"]
+
+
+def test_a_new_token_shares_its_words_with_the_known_ones() -> None:
+    assert TOKEN.findall("[[image2crack_2]] été") == ["[[", "image", "2", "crack", "_", "2", "]]", "été"]
+    context, _ = WordHashEncoder()(["[[image2crack]]", "[[image2depth]]"])
+    same = (context[0] == context[1]).all(-1)
+    assert same.tolist() == [True, True, True, False, True] + [True] * 11
+
+
+def test_words_are_unit_gaussians_fixed_for_ever() -> None:
+    encoder = WordHashEncoder(width=4096, max_length=4)
+    context, pooled = encoder(["[[image2depth]]"])
+    assert abs(context[0, 1].mean()) < 0.1 and abs(context[0, 1].std() - 1) < 0.05
+    assert abs(pooled.std() - 1) < 0.1
+    first = WordHashEncoder(width=3, max_length=2)(["depth"])[0][0, 0]
+    torch.testing.assert_close(first, torch.tensor(DEPTH), atol=1e-6, rtol=0)
+
+
+def test_empty_prompt_is_zeros_and_case_does_not_matter() -> None:
+    encoder = WordHashEncoder()
+    context, pooled = encoder(["", "Person", "person"])
+    assert not context[0].any() and not pooled[0].any()
+    assert torch.equal(context[1], context[2])
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_bank_saves_and_loads(tmp_path: Path, dtype: torch.dtype | None) -> None:
+    bank = PromptBank(WordHashEncoder(32, 8))
+    bank.add(PROMPTS)
+    bank.save(tmp_path / "prompts.safetensors", dtype)
+    loaded = PromptBank.load(tmp_path / "prompts.safetensors")
+    assert loaded.prompts == sorted(PROMPTS)
+    for found, expected in zip(loaded[PROMPTS], bank[PROMPTS], strict=True):
+        assert torch.equal(found, expected.to(found.dtype)) and found.dtype == (dtype or torch.float32)
+    assert loaded.description == bank.description
+    assert loaded[["never seen"]][0].shape == (1, 8, 32)
+
+
+def test_lookup_follows_the_prompts_order_and_repeats_them() -> None:
+    bank = PromptBank(WordHashEncoder(32, 8))
+    asked = [PROMPTS[2], PROMPTS[0], PROMPTS[2]]
+    context, pooled = bank.lookup(asked, torch.device("cpu"), torch.bfloat16)
+    assert torch.equal(context, bank[asked][0].bfloat16()) and torch.equal(pooled, bank[asked][1].bfloat16())
+
+
+def test_lookup_sees_a_replaced_prompt() -> None:
+    bank = PromptBank(WordHashEncoder(32, 8))
+    bank.lookup(["a"], torch.device("cpu"), torch.float32)
+    bank.put(["a"], torch.ones(1, 8, 32), torch.ones(1, 32))
+    assert bank.lookup(["a"], torch.device("cpu"), torch.float32)[0].eq(1).all()
+
+
+def test_unknown_prompt_without_encoder_names_the_known_ones_and_the_remedy() -> None:
+    bank = PromptBank()
+    bank.put(["[[image2depth]]"], torch.zeros(1, 8, 32), torch.zeros(1, 32))
+    with pytest.raises(ValueError, match=r"'\[\[image2nothing\]\]'.*'\[\[image2depth\]\]'.*diception prompts add"):
+        bank[["[[image2nothing]]"]]
+    with pytest.raises(ValueError, match="shapes"):
+        bank.put(["b"], torch.zeros(1, 9, 32), torch.zeros(1, 32))
+
+
+def test_an_encoder_that_did_not_make_the_bank_is_refused(tmp_path: Path) -> None:
+    bank = PromptBank(WordHashEncoder(32, 8))
+    bank.add(PROMPTS)
+    bank.description = bank.description | {"type": "other"}
+    bank.save(tmp_path / "p.safetensors")
+    assert PromptBank.load(tmp_path / "p.safetensors", lambda: WordHashEncoder(32, 8))[["new"]][0].shape == (1, 8, 32)
+    with pytest.raises(ValueError, match="hash"):
+        PromptBank.load(tmp_path / "p.safetensors", lambda: WordHashEncoder(32, 9))[["new"]]
+
+
+def test_files_that_are_no_bank_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no prompt bank"):
+        PromptBank.load(tmp_path / "missing.safetensors")
+    with pytest.raises(ValueError, match="empty"):
+        PromptBank().save(tmp_path / "empty.safetensors")
+
+
+def test_sd3_encoders(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="text_encoder_3"):
+        StableDiffusion3Encoder.from_pretrained(tmp_path)
+    write_stable_diffusion(tmp_path)
+    encoder = StableDiffusion3Encoder.from_pretrained(tmp_path)
+    context, pooled = encoder(PROMPTS)
+    assert context.shape == (3, 77 + 256, 64) and pooled.shape == (3, 24 + 32)
+    assert not context[:, :77, 56:].any(), "CLIP is padded with zeros to T5's width"
+    torch.testing.assert_close(encoder(PROMPTS[1:])[0], context[1:], atol=1e-5, rtol=1e-4)
+    half = StableDiffusion3Encoder.from_pretrained(tmp_path, dtype=torch.float16)
+    assert half(PROMPTS)[0].dtype == torch.bfloat16, "T5 overflows in float16"
+    assert StableDiffusion3Encoder.from_pretrained(tmp_path, dtype=torch.bfloat16).describe() == encoder.describe()
+    with pytest.raises(ValueError, match="at most 77"):
+        encoder(["depth " * 100])

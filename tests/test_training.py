@@ -1,0 +1,127 @@
+"""Training: what is trained and saved, exact resume after SIGKILL, equality over accumulation, and learning at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diception.config import AdapterConfig, TrainConfig, save_config
+from diception.model.lora import load_adapter
+from diception.model.checkpoint import load_model
+from diception.training.datamodule import open_stream
+from diception.training.module import DiceptionModule
+from diception.training.run import build_model, build_tasks, newest_checkpoint, train
+from diception.datasets.sample import collate
+
+ROOT = Path(__file__).parent.parent
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {f"{p.parent.name}.{k}": v for p in folder.rglob("*.safetensors") for k, v in load_file(p).items()}
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert not [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def test_a_run_changes_the_transformer_and_leaves_the_autoencoder(train_config: TrainConfig) -> None:
+    folder = train(train_config)
+    before, after = load_model("tiny"), load_model(folder)
+    assert_equal(before.autoencoder.state_dict(), after.autoencoder.state_dict())
+    changed = [n for n, p in before.transformer.named_parameters() if not torch.equal(p, after.transformer.state_dict()[n])]
+    assert len(changed) > 50
+    assert {entry["name"] for entry in after.settings.tasks} >= set(train_config.data.sources[0].tasks)
+
+
+def test_checkpoints_hold_no_frozen_weights(train_config: TrainConfig) -> None:
+    train(train_config)
+    path = newest_checkpoint(Path(train_config.run))
+    assert path is not None
+    names = set(torch.load(path, weights_only=True)["state_dict"])
+    assert names
+    assert not [name for name in names if "autoencoder" in name]
+
+
+def test_killed_and_started_again_ends_with_the_same_weights(train_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(train_config, steps=14)
+    undisturbed = train(replace(config, run=str(tmp_path / "undisturbed")))
+    save_config(config, tmp_path / "killed.yaml")
+    command = [sys.executable, str(ROOT / "train" / "multitask.py"), str(tmp_path / "killed.yaml")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while newest_checkpoint(Path(config.run)) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert newest_checkpoint(Path(config.run)) is not None
+    assert not (Path(config.run) / "model").exists(), "killed too late to mean anything"
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert_equal(weights(undisturbed), weights(Path(config.run) / "model"))
+
+
+def test_two_resumes_in_a_row_equal_one_run(train_config: TrainConfig, tmp_path: Path) -> None:
+    whole = train(replace(train_config, run=str(tmp_path / "whole"), checkpoint_every=1))
+    stages = []
+    for steps in (2, 4, 6):
+        # The schedule must not know that the run will stop early, so the trainer is stopped by its step count alone.
+        stages.append(_train_until(replace(train_config, checkpoint_every=1), steps))
+    assert_equal(weights(whole), weights(stages[-1]))
+
+
+def _train_until(config: TrainConfig, steps: int) -> Path:
+    import lightning as L
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer, *_) -> None:  # noqa: ANN001
+            if trainer.global_step >= steps:
+                trainer.should_stop = True
+
+    import diception.training.run as run
+
+    return run.train(config, [Stop()])
+
+
+def test_accumulation_does_not_change_the_gradient(train_config: TrainConfig, tmp_path: Path) -> None:
+    base = replace(train_config, steps=1, optim=replace(train_config.optim, ema=0))
+    whole = weights(train(replace(base, run=str(tmp_path / "whole"))))
+    parts = weights(train(replace(base, run=str(tmp_path / "parts"), accumulate=2)))
+    for name, value in whole.items():
+        torch.testing.assert_close(value, parts[name], atol=2e-5, rtol=1e-4)
+
+
+def test_the_adapter_run_trains_the_adapter_alone(train_config: TrainConfig) -> None:
+    path = train(replace(train_config, adapter=AdapterConfig(max_share=0.01)))
+    base, adapted = load_model("tiny"), load_model("tiny")
+    info = load_adapter(adapted, path)
+    assert 0 < info.share <= 0.01
+    own = {k.replace(".base_layer.", "."): v for k, v in adapted.transformer.state_dict().items() if ".lora_" not in k}
+    assert_equal(base.transformer.state_dict(), own)
+
+
+def test_loss_of_the_true_velocity_is_zero(train_config: TrainConfig) -> None:
+    model = build_model(train_config)
+    tasks = build_tasks(train_config, model)
+    stream = open_stream(train_config.data, tasks, 0)
+    module = DiceptionModule(model, train_config)
+    batch = collate([stream[position] for position in range(4)])
+    losses, sigmas = module.losses(batch)
+    again, _ = module.losses(batch)
+    assert torch.equal(losses, again)
+    assert losses.shape == sigmas.shape == (4,)
+    assert (losses > 0).all()
+
+
+def test_a_batch_that_does_not_divide_is_refused(train_config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="batch_size 4 is not a multiple"):
+        train(replace(train_config, accumulate=3))

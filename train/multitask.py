@@ -1,0 +1,22 @@
+"""Multi-task training from a config: what `diception train` runs, as a script for torchrun and Slurm.
+
+python train/multitask.py tiny/multitask run=runs/mine optim.lr=1e-3
+"""
+
+from __future__ import annotations
+
+import sys
+
+from diception.config import TrainConfig, load_config
+from diception.training.run import train
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments:
+        raise SystemExit(__doc__)
+    config = load_config(arguments[0], arguments[1:], TrainConfig)
+    print(f"model: {train(config)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
