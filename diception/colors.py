@@ -1,10 +1,10 @@
-"""Colours: palettes for painting instances, colour back to instances, and pictures for people."""
+"""Colours: palettes for painting instances, the nearest colour of a pixel, and pictures for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,55 +32,6 @@ DISPLAY = np.array(
 """Colours of masks and people in pictures for people."""
 
 
-@dataclass(frozen=True)
-class ClusterOptions:
-    """How painted colours become instances; one set for all pictures."""
-
-    bin_width: float = 0.04
-    """Of the colour histogram; about the noise that an autoencoder leaves."""
-    smoothing: float = 1.0
-    """Deviation in bins of the Gaussian over the histogram."""
-    apart: float = 0.1
-    """Two peaks closer than this in RGB are one object."""
-    least_share: float = 0.0006
-    """Smaller objects are noise: ten pixels at 128 px."""
-    reach: float = 0.25
-    """A pixel farther than this from every peak belongs to none."""
-
-
-def instance_masks(
-    rgb: Array, palette: Array | None = None, options: ClusterOptions | None = None
-) -> tuple[NDArray[np.bool_], Array]:
-    """Objects painted in colours on black.
-
-    Args:
-        rgb: (3, H, W) in [0, 1].
-        palette: (n, 3) colours that were used; None finds the colours as peaks of the picture's own histogram.
-        options: thresholds.
-
-    Returns:
-        (K, H, W) disjoint masks and (K,) scores: how well a mask's pixels agree on its colour.
-    """
-    options = options or ClusterOptions()
-    pixels = np.stack([ndimage.median_filter(channel, size=3) for channel in rgb], axis=-1)
-    least = max(4.0, options.least_share * pixels.shape[0] * pixels.shape[1])
-    centres = _peaks(pixels.reshape(-1, 3), least, options) if palette is None else palette
-    labels = nearest_color(pixels, np.concatenate([np.zeros((1, 3), np.float32), centres]))
-    masks, scores = [], []
-    for label in np.unique(labels[labels > 0]):
-        chosen = labels == label
-        regions = [chosen] if palette is None else _components(chosen)
-        for region in regions:
-            distance = np.linalg.norm(pixels[region] - centres[label - 1], axis=1)
-            region[region] = distance < options.reach
-            region = _without_specks(region, least)
-            if np.count_nonzero(region) >= least:
-                masks.append(region)
-                scores.append(float(np.exp(-np.square(distance / 0.1)).mean()))
-    empty = np.zeros((0, *rgb.shape[1:]), bool)
-    return np.stack(masks) if masks else empty, np.array(scores, np.float32)
-
-
 def nearest_color(pixels: Array, colors: Array) -> NDArray[np.int64]:
     """(H, W, 3) pixels to the index (H, W) of the nearest of (n, 3) colours."""
     flat = pixels.reshape(-1, 3)
@@ -96,7 +47,9 @@ def colormap(values: Array) -> NDArray[np.uint8]:
     return np.rint(SPECTRAL[low] * (1 - share) + SPECTRAL[low + 1] * share).astype(np.uint8)
 
 
-def overlay_masks(masks: Sequence[NDArray[np.bool_]], image: NDArray[np.uint8] | None, size: tuple[int, int]) -> NDArray:
+def overlay_masks(
+    masks: Sequence[NDArray[np.bool_]], image: NDArray[np.uint8] | None, size: tuple[int, int]
+) -> NDArray:
     """Masks (H, W) in colours with outlines over a faded image (H, W, 3), or over dark grey without one."""
     base = np.full((*size, 3), 40, np.float32) if image is None else image.astype(np.float32) * 0.45 + 20
     for index, mask in enumerate(masks):
@@ -112,34 +65,27 @@ def overlay_mask(mask: NDArray[np.bool_], image: NDArray[np.uint8] | None) -> ND
     return overlay_masks([mask], image, (mask.shape[0], mask.shape[1]))
 
 
-def _peaks(pixels: Array, least: float, options: ClusterOptions) -> Array:
-    """(n, 3) colours at which the histogram of (m, 3) pixels has its peaks; black is none of them."""
-    bins = round(1 / options.bin_width) + 1
-    index = np.rint(np.clip(pixels, 0, 1) * (bins - 1)).astype(int)
-    flat = np.ravel_multi_index(tuple(index.T), (bins,) * 3)
-    counts = np.bincount(flat, minlength=bins**3).reshape((bins,) * 3).astype(np.float32)
-    smooth = ndimage.gaussian_filter(counts, options.smoothing, mode="constant")
-    # A Gaussian keeps about 6 % of a single bin's count at its centre.
-    peaks = (smooth == ndimage.maximum_filter(smooth, size=3)) & (smooth > 0.03 * least)
-    where = np.argwhere(peaks)
-    order = np.argsort(-smooth[peaks], kind="stable")
-    kept: list[Array] = []
-    for color in (where[order] / (bins - 1)).astype(np.float32):
-        if color.mean() > 0.15 and all(np.linalg.norm(color - other) >= options.apart for other in kept):
-            kept.append(color)
-    return np.array(kept, np.float32).reshape(-1, 3)
+def median3(array: NDArray[Any]) -> NDArray[Any]:
+    """3 x 3 median over the last two axes, by a sorting network on whole arrays: ten times as fast as a filter."""
+    padded = np.pad(array, [(0, 0)] * (array.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
+    rows, columns = array.shape[-2:]
+    # Each column of three is sorted once for the three windows that share it.
+    a, b, c = (padded[..., down : down + rows, :] for down in range(3))
+    a, b = np.minimum(a, b), np.maximum(a, b)
+    b, c = np.minimum(b, c), np.maximum(b, c)
+    a, b = np.minimum(a, b), np.maximum(a, b)
+    lows, middles, highs = ([x[..., k : k + columns] for k in range(3)] for x in (a, b, c))
+    low, high = np.maximum(np.maximum(*lows[:2]), lows[2]), np.minimum(np.minimum(*highs[:2]), highs[2])
+    return _middle(low, _middle(*middles), high)
 
 
-def _components(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    labels, count = ndimage.label(mask)  # type: ignore[misc]
-    return [labels == index for index in range(1, count + 1)]
+def _middle(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDArray[Any]:
+    return np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
 
 
-def _without_specks(mask: NDArray[np.bool_], least: float) -> NDArray[np.bool_]:
-    """The mask without its components that are under a quarter of `least` or a tenth of the largest."""
-    labels, count = ndimage.label(mask)  # type: ignore[misc]
-    if count < 2:
-        return mask
-    areas = np.bincount(labels.ravel())
-    areas[0] = 0
-    return (areas >= max(least / 4, areas.max() / 10))[labels]
+def label_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """(H, W) numbers from 1 of the connected parts of a mask, sharing an edge, and how many there are."""
+    labels = np.zeros(mask.shape, np.int32)
+    count = ndimage.label(mask, output=labels)
+    assert isinstance(count, int)
+    return labels, count

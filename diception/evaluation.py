@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from diception.config import SamplingConfig
 from diception.datasets.sample import Example, Reader, Sample, collate
 from diception.datasets.transforms import square
 from diception.flow import seeded_noise
-from diception.inference import generate
+from diception.inference import generate, to_uint8
 from diception.tasks import Task
 from diception.tasks.base import Evaluator
 
@@ -67,9 +68,19 @@ class HeldOut:
 
     def __init__(self, task: Task, reader: Reader, count: int, size: int, seed: int = 0, rank: int = 0, world: int = 1):
         self.task, self.reader, self.size, self.seed = task, reader, size, seed
-        serving = self._serving(count)
-        self.total = len(serving)
-        self.indices = serving[rank::world]
+        self.serving = self._serving(count)
+        self.indices = self.serving[rank::world]
+
+    @property
+    def total(self) -> int:
+        """Samples over all ranks."""
+        return len(self.serving)
+
+    def whole(self) -> HeldOut:
+        """The same samples, those of all ranks."""
+        whole = copy.copy(self)
+        whole.indices = self.serving
+        return whole
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -143,7 +154,7 @@ def evaluate(
 
 
 def evaluate_baselines(held_out: HeldOut) -> dict[str, dict[str, float]]:
-    """Scores predictions that ignore the image: each task names its own, from the mean target of the other samples.
+    """Scores what a model must beat: each task's guesses that ignore the image, and classical methods where it has any.
 
     The mean is taken per prompt and leaves the sample itself out; with one sample it is grey.
     """
@@ -158,7 +169,9 @@ def evaluate_baselines(held_out: HeldOut) -> dict[str, dict[str, float]]:
         prompt, rgb = example.target.prompt, example.target.rgb
         others = counts[prompt] - 1
         mean = (sums[prompt] - rgb) / others if others else np.full_like(rgb, 0.5)
-        for name, guess in held_out.task.baselines(mean.astype(np.float32), example.target).items():
+        guesses = held_out.task.baselines(mean.astype(np.float32), example.target)
+        guesses |= held_out.task.references(to_uint8(example.image))
+        for name, guess in guesses.items():
             evaluators.setdefault(name, held_out.task.evaluator()).update(guess, example.target.truth)
     return {name: evaluator.compute() for name, evaluator in evaluators.items()}
 
@@ -196,13 +209,14 @@ def evaluate_tasks(
     Raises:
         ValueError: the data serves none of the tasks.
     """
+    tasks = list(tasks)
     rank, ranks = world()
     scores: list[Score] = []
     for task in tasks:
         held_out = HeldOut(task, reader, count, size, seed, rank, ranks)
         if not held_out.total:
             continue
-        guesses = evaluate_baselines(held_out) if baselines else {}
+        guesses = evaluate_baselines(held_out.whole()) if baselines else {}
         for sampling in samplings:
             label = f"{task.name}, {sampling.steps} step{'s' * (sampling.steps > 1)}"
             bar = partial(tqdm, desc=label, unit="image", leave=False, disable=rank > 0)

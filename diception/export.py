@@ -56,7 +56,8 @@ def export_directory(
     if adapter is not None:
         info = load_adapter(model, adapter)
         merge_adapter(model)
-        model.settings.tasks = [*model.settings.tasks, info.task]
+        others = [task for task in model.settings.tasks if task["name"] != info.task["name"]]
+        model.settings.tasks = [*others, info.task]
     save_model(model, out, dtype=dtype)
     (out / "README.md").write_text(model_card(model))
     return out

@@ -31,7 +31,7 @@ def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
 
 
 def predict_latents(noisy: Tensor, velocity: Tensor, sigmas: Tensor) -> Tensor:
-    """The data that a velocity (B, C, h, w) at `noisy` (B, C, h, w) and sigmas (B,) points to; inverse of `add_noise`."""
+    """The data (B, C, h, w) that a velocity at `noisy` points to at sigmas (B,): the inverse of `add_noise`."""
     return noisy - _per_sample(sigmas, noisy) * velocity
 
 
@@ -54,7 +54,7 @@ def flow_matching_loss(velocity: Tensor, target: Tensor, weight: Tensor | None =
 
 
 def latent_weight(valid: Tensor, factor: int) -> Tensor:
-    """(B, 1, H, W) valid pixels (bool or 0 and 1) to (B, 1, h, w): a latent cell counts if every pixel under it is valid."""
+    """(B, 1, H, W) valid pixels, bool or 0 and 1, to (B, 1, h, w): a cell counts if every pixel under it is valid."""
     invalid = torch.nn.functional.max_pool2d(1 - valid.float(), factor)
     return 1 - invalid
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from diception.model.diception import Diception
 
 ImageInput = Image.Image | NDArray | Tensor
-MAX_PIXELS = 100_000_000
 
 
 @torch.no_grad()
@@ -64,7 +63,8 @@ def generate(
             return model.velocity(latents, sigmas, image_latents, condition)
         both = unconditional.join(condition)
         predicted = model.velocity(latents.repeat(2, 1, 1, 1), sigmas.repeat(2), image_latents.repeat(2, 1, 1, 1), both)
-        return guide(*predicted.chunk(2), sampling.guidance_scale)
+        without, given = predicted.chunk(2)
+        return guide(without, given, sampling.guidance_scale)
 
     sigmas = sigma_schedule(sampling.steps, model.settings.shift)
     return model.decode(sample_euler(velocity, noise, sigmas, progress)).float()
@@ -131,6 +131,19 @@ class Pipeline:
             raise ValueError(f"unknown task {name!r}; this model knows {', '.join(sorted(self.tasks))}")
         return self.tasks[name]
 
+    def check(
+        self, task: str, points: Sequence[tuple[float, float]] | None = None, category: str | None = None
+    ) -> tuple[Task, NDArray[np.float32], str]:
+        """The task, its points (n, 2) and its prompt.
+
+        Raises:
+            ValueError: unknown task, points missing or out of range, a category missing or not in the prompt bank.
+        """
+        chosen = self.get_task(task)
+        array, prompt = check_points(chosen, points), chosen.prompt(category)
+        self.model.bank.add([prompt] if prompt not in self.model.bank.prompts else [])
+        return chosen, array, prompt
+
     def __call__(
         self,
         image: ImageInput | Sequence[ImageInput],
@@ -154,26 +167,39 @@ class Pipeline:
             steps: Euler steps.
             guidance_scale: runs guidance above 1.
             seed: fixes the noise; the same for every image of a batch.
-            noise: (B, 16, h/8, w/8) to start from instead.
+            noise: (B, 16, h/8, w/8) to start from instead; with B of 1, the same for every image.
             size: (h, w) at which the model works, multiples of 16; its own resolution, squared, by default.
 
         Raises:
-            ValueError: unknown task, points missing or out of range, a category the prompt bank lacks, a bad size.
+            ValueError: what `check` refuses, no picture, a bad size, noise of another shape.
         """
         many = isinstance(image, (list, tuple))
         images = [to_array(one) for one in (image if many else [image])]  # type: ignore[union-attr]
-        chosen = self.get_task(task)
+        chosen, array, prompt = self.check(task, points, category)
         height, width = size or (self.model.settings.resolution,) * 2
         if height % 16 or width % 16 or min(height, width) < 16:
             raise ValueError(f"size is {height} x {width}; both must be positive multiples of 16")
-        batch = _batch(images, chosen, check_points(chosen, points), category, seed, (height, width))
-        batch = batch.to(self.model.device)
+        if not images:
+            return []
+        batch = _batch(images, task, array, prompt, seed, (height, width)).to(self.model.device)
+        if noise is not None:
+            noise = self._noise(noise, len(images), height, width)
         rgb = generate(self.model, batch, SamplingConfig(steps, guidance_scale, seed), noise, progress)
         predictions = [
-            Prediction(chosen, picture, painted, chosen.decode(painted.cpu().numpy()).resize(*picture.shape[:2], smooth=True))
+            Prediction(
+                chosen, picture, painted, chosen.decode(painted.cpu().numpy()).resize(*picture.shape[:2], smooth=True)
+            )
             for picture, painted in zip(images, rgb, strict=True)
         ]
         return predictions if many else predictions[0]
+
+    def _noise(self, noise: Tensor, count: int, height: int, width: int) -> Tensor:
+        """Given noise for every image, (count, C, h, w)."""
+        autoencoder = self.model.autoencoder
+        shape = (autoencoder.channels, height // autoencoder.factor, width // autoencoder.factor)
+        if noise.ndim != 4 or noise.shape[1:] != shape or len(noise) not in (1, count):
+            raise ValueError(f"noise has shape {tuple(noise.shape)}; expected {(count, *shape)}")
+        return noise.expand(count, -1, -1, -1)
 
 
 def to_array(image: ImageInput) -> NDArray[np.uint8]:
@@ -183,6 +209,8 @@ def to_array(image: ImageInput) -> NDArray[np.uint8]:
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"image tensor has shape {tuple(image.shape)}; expected (3, H, W)")
+        if not image.is_floating_point() or not ((image >= 0) & (image <= 1)).all():
+            raise ValueError(f"image tensor is {image.dtype} beyond [0, 1]; expected floats in [0, 1]")
         return to_uint8(image.cpu().numpy())
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
@@ -211,13 +239,13 @@ def check_points(task: Task, points: Sequence[tuple[float, float]] | None) -> ND
 
 def _batch(
     images: list[NDArray[np.uint8]],
-    task: Task,
+    task: str,
     points: NDArray[np.float32],
-    category: str | None,
+    prompt: str,
     seed: int,
     size: tuple[int, int],
 ) -> Batch:
-    squashed = [Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR) for picture in images]
+    squashed = [Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BILINEAR) for picture in images]
     stacked = np.stack([np.asarray(picture) for picture in squashed]).transpose(0, 3, 1, 2)
     slots = torch.zeros(MAX_POINTS, 2)
     slots[: len(points)] = torch.from_numpy(points)
@@ -226,10 +254,10 @@ def _batch(
         image=torch.from_numpy(stacked / np.float32(255)),
         target=None,
         valid=None,
-        prompts=[task.prompt(category)] * count,
+        prompts=[prompt] * count,
         points=slots.expand(count, -1, -1).clone(),
         point_mask=(torch.arange(MAX_POINTS) < len(points)).expand(count, -1).clone(),
-        tasks=[task.name] * count,
+        tasks=[task] * count,
         keys=[str(index) for index in range(count)],
         seeds=torch.full((count,), seed, dtype=torch.int64),
         truths=[],

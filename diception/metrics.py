@@ -54,7 +54,7 @@ def boundary_f1(one: NDArray[np.bool_], other: NDArray[np.bool_], tolerance: flo
     counts = [np.count_nonzero(edge) for edge in edges]
     if not all(counts):
         return float(counts[0] == counts[1])
-    near = [np.asarray(ndimage.distance_transform_edt(~edge)) <= tolerance for edge in edges]
+    near = [np.asarray(ndimage.distance_transform_edt(np.logical_not(edge))) <= tolerance for edge in edges]
     precision = np.count_nonzero(edges[0] & near[1]) / counts[0]
     recall = np.count_nonzero(edges[1] & near[0]) / counts[1]
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -74,11 +74,3 @@ def otsu_threshold(grey: NDArray, bins: int = 256) -> float:
 def psnr(one: NDArray, other: NDArray) -> float:
     """Peak signal to noise ratio in dB of arrays in [0, 1]."""
     return float(-10 * np.log10(max(np.mean(np.square(one - other)), 1e-10)))
-
-
-def mask_iou_matrix(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(K, H, W) and (M, H, W) to their (K, M) intersections over unions."""
-    a, b = (masks.reshape(len(masks), -1).astype(np.float32) for masks in (one, other))
-    inter = a @ b.T
-    union = a.sum(axis=1)[:, None] + b.sum(axis=1)[None] - inter
-    return (inter / np.maximum(union, 1)).astype(np.float64)

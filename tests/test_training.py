@@ -9,18 +9,20 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from diception.config import AdapterConfig, TrainConfig, save_config
-from diception.model.lora import load_adapter
+from diception.datasets.sample import collate
 from diception.model.checkpoint import load_model
+from diception.model.lora import load_adapter
 from diception.training.datamodule import open_stream
 from diception.training.module import DiceptionModule
 from diception.training.run import build_model, build_tasks, newest_checkpoint, train
-from diception.datasets.sample import collate
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,7 +40,9 @@ def test_a_run_changes_the_transformer_and_leaves_the_autoencoder(train_config: 
     folder = train(train_config)
     before, after = load_model("tiny"), load_model(folder)
     assert_equal(before.autoencoder.state_dict(), after.autoencoder.state_dict())
-    changed = [n for n, p in before.transformer.named_parameters() if not torch.equal(p, after.transformer.state_dict()[n])]
+    changed = [
+        n for n, p in before.transformer.named_parameters() if not torch.equal(p, after.transformer.state_dict()[n])
+    ]
     assert len(changed) > 50
     assert {entry["name"] for entry in after.settings.tasks} >= set(train_config.data.sources[0].tasks)
 
@@ -80,16 +84,12 @@ def test_two_resumes_in_a_row_equal_one_run(train_config: TrainConfig, tmp_path:
 
 
 def _train_until(config: TrainConfig, steps: int) -> Path:
-    import lightning as L
-
     class Stop(L.Callback):
-        def on_train_batch_end(self, trainer, *_) -> None:  # noqa: ANN001
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
             if trainer.global_step >= steps:
                 trainer.should_stop = True
 
-    import diception.training.run as run
-
-    return run.train(config, [Stop()])
+    return train(config, [Stop()])
 
 
 def test_accumulation_does_not_change_the_gradient(train_config: TrainConfig, tmp_path: Path) -> None:

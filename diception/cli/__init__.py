@@ -18,6 +18,7 @@ COMMANDS = {
     "train-autoencoder": "fit a small autoencoder on images and painted targets",
     "export": "turn a run or an adapter into a model directory",
     "shards": "make and check webdataset shards",
+    "prompts": "list the prompts of a model, or add some",
     "codec-check": "what an autoencoder and an encoding let through: the ceiling of any model",
 }
 
@@ -33,10 +34,10 @@ def main(argv: list[str] | None = None) -> int:
         if name == given:
             module = import_module(f"diception.cli.{name.replace('-', '_')}")
             module.add_arguments(sub)
-            sub.set_defaults(run=module.run)
+            sub.set_defaults(execute=module.run)
     arguments = parser.parse_args(argv)
     try:
-        arguments.run(arguments)
+        arguments.execute(arguments)
     except ValueError as error:
         if os.environ.get("DICEPTION_DEBUG"):
             raise

@@ -19,24 +19,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from functools import partial
+
     from tqdm import tqdm
 
     from diception.datasets.shards import ShardReader
-    from diception.datasets.synthetic import HELD_OUT_SEED, SyntheticScenes
+    from diception.datasets.synthetic import held_out_scenes
     from diception.evaluation import HeldOut, codec_ceiling
     from diception.model.autoencoder import load_autoencoder
     from diception.tables import format_table
     from diception.tasks import get_task, known_tasks
 
-    autoencoder = load_autoencoder(arguments.autoencoder)
-    scenes = SyntheticScenes(arguments.count, arguments.size, arguments.domain, HELD_OUT_SEED)
-    reader = ShardReader(arguments.shards) if arguments.shards else scenes
     tasks = [get_task(name) for name in arguments.task.split(",")] if arguments.task else known_tasks()
+    autoencoder = load_autoencoder(arguments.autoencoder)
+    bar = partial(tqdm, desc="render", unit="scene", leave=False)
+    reader = (
+        ShardReader(arguments.shards)
+        if arguments.shards
+        else held_out_scenes(arguments.count, arguments.size, arguments.domain, bar)
+    )
     report = {}
     for task in tqdm(tasks, unit="task"):
         held_out = HeldOut(task, reader, arguments.count, arguments.size)
         if held_out.total:
             report[task.name] = codec_ceiling(autoencoder, held_out, arguments.noise)
+    if not report:
+        raise ValueError(f"the data serves none of the tasks {', '.join(task.name for task in tasks)}")
     for name, metrics in report.items():
         columns = sorted(metrics, key=lambda column: not column.startswith("psnr"))
         print(format_table([(f"{name:<24}", metrics)], columns), end="\n\n")

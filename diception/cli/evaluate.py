@@ -24,21 +24,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from functools import partial
+
+    from tqdm import tqdm
+
     from diception.config import SamplingConfig
     from diception.datasets.shards import ShardReader
-    from diception.datasets.synthetic import HELD_OUT_SEED, SyntheticScenes
+    from diception.datasets.synthetic import held_out_scenes
     from diception.evaluation import evaluate_tasks
     from diception.inference import Pipeline
     from diception.tables import format_scores
 
     pipeline = Pipeline.from_pretrained(arguments.model, device=arguments.device, adapter=arguments.adapter)
-    size = arguments.size or pipeline.model.settings.resolution
-    scenes = SyntheticScenes(arguments.count, size, arguments.domain, HELD_OUT_SEED)
-    reader = ShardReader(arguments.shards) if arguments.shards else scenes
     names = arguments.tasks.split(",") if arguments.tasks else sorted(pipeline.tasks)
+    tasks = [pipeline.get_task(name) for name in names]
+    size = arguments.size or pipeline.model.settings.resolution
+    bar = partial(tqdm, desc="render", unit="scene", leave=False)
+    reader = (
+        ShardReader(arguments.shards)
+        if arguments.shards
+        else held_out_scenes(arguments.count, size, arguments.domain, bar)
+    )
     scores = evaluate_tasks(
         pipeline.model,
-        [pipeline.get_task(name) for name in names],
+        tasks,
         reader,
         [SamplingConfig(steps, arguments.guidance_scale) for steps in arguments.steps],
         count=arguments.count,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a run folder of `diception train`, a model directory, or `tiny`")
-    parser.add_argument("--format", choices=["directory"], default="directory", help="what to write (default directory)")
+    parser.add_argument(
+        "--format", choices=["directory"], default="directory", help="what to write (default directory)"
+    )
     parser.add_argument("--merge-adapter", type=Path, help="fold this adapter into the weights")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the stored weights")
     parser.add_argument("--out", required=True, type=Path, help="folder of the model directory; must not exist")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diception.inference import Pipeline
+    from diception.tasks import Task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,17 +33,22 @@ def run(arguments: argparse.Namespace) -> None:
 
     points = parse_points(arguments.points) if arguments.points else None
     images = [read_image(path) for path in arguments.image]
+    stems = [path.stem for path in arguments.image]
+    if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise ValueError(f"several images are named {repeated[0]!r}; their results would replace each other")
     pipeline = Pipeline.from_pretrained(arguments.model, device=arguments.device, adapter=arguments.adapter)
     names = _tasks(pipeline, arguments)
+    asked = {name: _asked(pipeline.get_task(name), points, arguments.category) for name in names}
+    for name in names:
+        pipeline.check(name, *asked[name])
     bar = tqdm(total=len(names) * len(images), unit="prediction")
     for name in names:
-        task = pipeline.get_task(name)
         for path, image in zip(arguments.image, images, strict=True):
             prediction = pipeline(
                 image,
                 task=name,
-                points=points if task.takes_points else None,
-                category=arguments.category if task.takes_category else None,
+                points=asked[name][0],
+                category=asked[name][1],
                 steps=arguments.steps,
                 guidance_scale=arguments.guidance_scale,
                 seed=arguments.seed,
@@ -61,7 +71,14 @@ def parse_points(text: str) -> list[tuple[float, float]]:
     return [(pair[1], pair[0]) for pair in pairs]
 
 
-def _tasks(pipeline, arguments: argparse.Namespace) -> list[str]:  # noqa: ANN001
+def _asked(
+    task: Task, points: list[tuple[float, float]] | None, category: str | None
+) -> tuple[list[tuple[float, float]] | None, str | None]:
+    """Of the points and the category given, those that the task takes."""
+    return points if task.takes_points else None, category if task.takes_category else None
+
+
+def _tasks(pipeline: Pipeline, arguments: argparse.Namespace) -> list[str]:
     """The tasks asked for; `all` leaves out those whose points or category were not given."""
     if arguments.task != "all":
         return arguments.task.split(",")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder for everything (default quickstart)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("quickstart"), help="folder for everything (default quickstart)"
+    )
     parser.add_argument("--model", default="tiny", help="a model directory, or `tiny` (default)")
     parser.add_argument("--photo", type=Path, help="a photograph of yours (default: one that travels with the package)")
     parser.add_argument("--fast", action="store_true", help="a few steps of everything, to see that it runs")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diception.datasets.sample import Sample
+    from tqdm import tqdm
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     synthetic = kinds.add_parser("synthetic", help="rendered scenes with depth, normals, instances and keypoints")
     synthetic.add_argument("--count", type=int, required=True, help="number of scenes")
     synthetic.add_argument("--size", type=int, default=128, help="side in pixels (default 128)")
-    synthetic.add_argument("--domain", type=int, default=1, help="1: plain and easy; 2: textures, other light and shapes")
+    synthetic.add_argument(
+        "--domain", type=int, default=1, help="1: plain and easy; 2: textures, other light and shapes"
+    )
     synthetic.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
     synthetic.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     synthetic.set_defaults(make=_synthetic)
@@ -39,45 +39,39 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:
-    from concurrent.futures import ProcessPoolExecutor
-
     from diception.datasets.synthetic import SyntheticScenes
+    from diception.datasets.synthetic.write import write_scenes
 
     if arguments.count < 1:
         raise ValueError(f"--count is {arguments.count}; it must be at least 1")
     scenes = SyntheticScenes(arguments.count, arguments.size, arguments.domain, arguments.seed)
-    made_by = f"synthetic domain {arguments.domain} size {arguments.size} seed {arguments.seed}"
-
-    def render(start: int) -> Iterator[Sample]:
-        with ProcessPoolExecutor(arguments.workers) as pool:
-            yield from pool.map(scenes.__getitem__, range(start, len(scenes)), chunksize=16)
-
-    _write(arguments, render, made_by, len(scenes))
+    with _bar(len(scenes)) as bar:
+        count = write_scenes(
+            scenes, arguments.out, arguments.samples_per_shard, arguments.workers, lambda n: _move(bar, n)
+        )
+    print(f"{count} samples in {arguments.out}")
 
 
 def _coco(arguments: argparse.Namespace) -> None:
+    from diception.datasets.shards import ShardWriter, write_samples
     from diception.datasets.sources.coco import coco_samples
 
-    made_by = f"coco {arguments.images} {arguments.instances} {arguments.keypoints}"
+    files = [path.name for path in (arguments.images, arguments.instances, arguments.keypoints) if path]
+    writer = ShardWriter(arguments.out, arguments.samples_per_shard, made_by=f"coco {' '.join(files)}")
+    samples = coco_samples(arguments.images, arguments.instances, arguments.keypoints, start=writer.done)
+    with _bar() as bar:
+        count = write_samples(samples, writer, lambda n: _move(bar, n))
+    print(f"{count} samples in {arguments.out}")
 
-    def convert(start: int) -> Iterator[Sample]:
-        return islice(coco_samples(arguments.images, arguments.instances, arguments.keypoints), start, None)
 
-    _write(arguments, convert, made_by)
-
-
-def _write(
-    arguments: argparse.Namespace, make: Callable[[int], Iterable[Sample]], made_by: str, total: int | None = None
-) -> None:
-    """Writes what `make(start)` gives, going on after the shards that an interrupted run has completed."""
+def _bar(total: int | None = None) -> tqdm:
     from tqdm import tqdm
 
-    from diception.datasets.shards import ShardWriter, write_samples
+    return tqdm(total=total, unit="sample")
 
-    writer = ShardWriter(arguments.out, arguments.samples_per_shard, made_by=made_by)
-    with tqdm(total=total, initial=writer.done, unit="sample") as bar:
-        count = write_samples(make(writer.done), writer, lambda done: bar.update(done - bar.n) and None)
-    print(f"{count} samples in {arguments.out}")
+
+def _move(bar: tqdm, count: int) -> None:
+    bar.update(count - bar.n)
 
 
 def _check(arguments: argparse.Namespace) -> None:

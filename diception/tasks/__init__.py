@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from diception.tasks.base import Evaluator, Target, Task
@@ -40,7 +41,9 @@ _TYPES: tuple[type[Task], ...] = (
     ImageTask,
 )
 TASK_TYPES: dict[str, type[Task]] = {one.type_name: one for one in _TYPES}
-FEW_SHOT_TYPES: dict[str, type[Task]] = {one.kind: one for one in (Foreground, LabelMapTask, Depth, Normal, Pose, ImageTask)}
+FEW_SHOT_TYPES: dict[str, type[Task]] = {
+    one.kind: one for one in (Foreground, LabelMapTask, Depth, Normal, Pose, ImageTask)
+}
 """Kind of annotation to the task that a folder of such annotations teaches."""
 
 _registered: dict[str, Task] = {}
@@ -50,7 +53,9 @@ def register(task: Task) -> Task:
     """Makes a task known by name; a ValueError refuses a name or token that is taken."""
     for known in _registered.values():
         if task.name == known.name or task.token == known.token:
-            raise ValueError(f"task {task.name!r} with token {task.token!r} collides with {known.name!r} {known.token!r}")
+            raise ValueError(
+                f"task {task.name!r} with token {task.token!r} collides with {known.name!r} {known.token!r}"
+            )
     _registered[task.name] = task
     return task
 
@@ -91,6 +96,8 @@ def task_for_kind(kind: str, name: str) -> Task:
     """
     if kind not in FEW_SHOT_TYPES:
         raise ValueError(f"unknown kind of targets {kind!r}; known: {', '.join(FEW_SHOT_TYPES)}")
+    if not re.fullmatch("[a-z0-9_]+", name):
+        raise ValueError(f"{name!r} is no name of a task; allowed: lower-case letters, digits, _")
     if name in _registered:
         raise ValueError(f"{name!r} is the name of a task that the model has; choose another for the new one")
     return FEW_SHOT_TYPES[kind](name=name, token=f"[[image2{name}]]")

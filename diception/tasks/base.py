@@ -92,7 +92,7 @@ class Task(ABC):
     token: str
     """What the prompt says, such as `[[image2depth]]`."""
     encoding: str = ""
-    """How the target is painted; empty: the first of `encodings`. Stored with the model, so that it is decoded alike."""
+    """How the target is painted; empty: the first of `encodings`. Stored with the model: it is decoded as trained."""
 
     type_name: ClassVar[str]
     kind: ClassVar[str]
@@ -140,6 +140,10 @@ class Task(ABC):
     def baselines(self, mean_rgb: Array, target: Target) -> dict[str, Annotation]:
         """Predictions that ignore the image, by name; `mean_rgb` (3, H, W) is the mean target of the same prompt."""
         return {"mean image": self.decode(mean_rgb)}
+
+    def references(self, image: NDArray[np.uint8]) -> dict[str, Annotation]:
+        """What classical methods see in the image (H, W, 3) alone, by name; most tasks name none."""
+        return {}
 
     def calibrated(self, painted: Sequence[Array], truths: Sequence[Annotation]) -> Task:
         """The task with the decoder's free parameter fitted to pictures (3, H, W) and truths; most have none."""

@@ -87,5 +87,3 @@ class LogDepthEvaluator(DepthEvaluator):
 
     def align(self, values: NDArray, depth: NDArray) -> NDArray:
         return np.exp(align_least_squares(values, np.log(depth)))
-
-

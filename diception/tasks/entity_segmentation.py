@@ -7,10 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from diception.annotations import Annotation, InstanceMasks
-from diception.colors import overlay_masks
+from diception.colors import label_components, overlay_masks
 from diception.tasks.base import Array, Target, Task
 from diception.tasks.instances import ENCODINGS, RecallEvaluator, paint, read
 
@@ -42,7 +41,7 @@ class EntitySegmentation(Task):
     def baselines(self, mean_rgb: Array, target: Target) -> dict[str, Annotation]:
         """The mean painting, and the connected components of the true foreground, which is told much of the answer."""
         assert isinstance(target.truth, InstanceMasks)
-        labels, count = ndimage.label(target.truth.masks.any(axis=0))  # type: ignore[misc]
+        labels, count = label_components(target.truth.union().mask)
         masks = labels[None] == np.arange(1, count + 1)[:, None, None]
         components = InstanceMasks(masks, ("",) * count)
         return {"mean image": self.decode(mean_rgb), "components of the true foreground": components}

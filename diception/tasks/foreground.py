@@ -37,6 +37,11 @@ class Foreground(Task):
     def visualize(self, annotation: BinaryMask, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         return overlay_mask(annotation.mask, image)
 
+    def baselines(self, mean_rgb: Array, target: Target) -> dict[str, Annotation]:
+        """The mean painting, and the whole image: what a mask's area alone is worth."""
+        everything = BinaryMask(np.ones(target.truth.size, bool))
+        return {**super().baselines(mean_rgb, target), "everything": everything}
+
     def references(self, image: NDArray[np.uint8]) -> dict[str, Annotation]:
         """Otsu's threshold on the grey image, bright as foreground."""
         grey = image.astype(np.float32).mean(axis=2)

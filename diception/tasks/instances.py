@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from diception.annotations import InstanceMasks, encode_rle
-from diception.colors import GRID_PALETTE, instance_masks
+from diception.colors import GRID_PALETTE
 from diception.tasks.base import Array, Evaluator
+from diception.tasks.regions import read_colors, read_palette
 
-ENCODINGS = ("position", "palette", "random")
+READERS = {"position": read_colors, "palette": read_palette, "random": read_colors}
+ENCODINGS = tuple(READERS)
 FLOOR = 0.3
 """Least value of a channel of the position colours, far from the black of the background."""
 APART = 0.12
@@ -38,7 +41,8 @@ def paint(annotation: InstanceMasks, encoding: str, generator: np.random.Generat
 
 def read(rgb: Array, encoding: str, category: str = "") -> InstanceMasks:
     """The instances of a painting (3, H, W), all of one category."""
-    masks, scores = instance_masks(rgb, GRID_PALETTE if encoding == "palette" else None)
+    labels, scores = READERS[encoding](rgb)
+    masks = labels == np.arange(1, len(scores) + 1)[:, None, None]
     return InstanceMasks(masks, (category,) * len(masks), scores)
 
 
@@ -105,21 +109,21 @@ class RecallEvaluator(Evaluator):
         if not self.found or not self.truths:
             return dict.fromkeys(names, 0.0 if self.truths else float("nan"))
         stats = coco_stats(self.images, self.truths, self.found, "segm", use_categories=False)
-        return {name: float(value) for name, value in zip(names, stats[6:12], strict=True)}
+        return dict(zip(names, stats[6:12].tolist(), strict=True))
 
 
 def coco_stats(images: list[dict], truths: list[dict], found: list[dict], kind: str, use_categories: bool) -> NDArray:
-    """The summary numbers of COCOeval, in its order, without its prints."""
-    truth = COCO()
+    """The summary numbers of COCOeval, in its order, without its prints; nan where no truth has that size."""
+    truth: Any = COCO()
     common = {"category_id": 1, "iscrowd": 0, "ignore": 0}
     annotations = [common | one | {"id": index} for index, one in enumerate(truths, 1)]
     truth.dataset = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         results = truth.loadRes([{"category_id": 1} | one for one in found])
-        evaluation = COCOeval(truth, results, kind)
+        evaluation: Any = COCOeval(truth, results, cast(Any, kind))
         evaluation.params.useCats = int(use_categories)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return np.asarray(evaluation.stats)
+    return np.where(evaluation.stats < 0, np.nan, evaluation.stats)  # COCO's -1 is "undefined"

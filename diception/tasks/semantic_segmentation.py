@@ -55,7 +55,7 @@ class CategoryEvaluator(Evaluator):
         self.values: dict[str, list[float]] = {}
 
     def update(self, prediction: InstanceMasks, truth: InstanceMasks) -> None:  # type: ignore[override]
-        value = iou(prediction.masks.any(axis=0), truth.masks.any(axis=0))
+        value = iou(prediction.union().mask, truth.union().mask)
         self.values.setdefault(truth.categories[0], []).append(value)
 
     def merge(self, other: CategoryEvaluator) -> None:

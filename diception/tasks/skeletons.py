@@ -8,11 +8,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from diception.annotations import COCO_KEYPOINTS, COCO_SKELETON, Keypoints
-from diception.colors import DISPLAY, nearest_color
+from diception.colors import DISPLAY, label_components, median3, nearest_color
 from diception.tasks.base import Array
 
 JOINTS = len(COCO_KEYPOINTS)
@@ -72,7 +71,7 @@ def paint_skeletons(annotation: Keypoints, typed: bool) -> Array:
 def read_typed(rgb: Array) -> Keypoints:
     """People of a painting (3, H, W): joints by colour, joined along painted limbs."""
     size = (rgb.shape[1], rgb.shape[2])
-    pixels = np.stack([ndimage.median_filter(channel, size=3) for channel in rgb], axis=-1)
+    pixels = median3(rgb).transpose(1, 2, 0)
     palette = np.concatenate([np.zeros((1, 3), np.float32), LIMB_COLORS, JOINT_COLORS])
     labels = nearest_color(pixels, palette)
     labels[np.linalg.norm(pixels - palette[labels], axis=-1) > REACH] = 0
@@ -132,7 +131,7 @@ def _find_joints(labels: NDArray[np.int64], pixels: Array, colors: Array) -> lis
     least = max(3.0, 1.2e-4 * labels.size)
     joints = []
     for kind in np.unique(labels[labels >= 0]):
-        regions, count = ndimage.label(labels == kind)  # type: ignore[misc]
+        regions, count = label_components(labels == kind)
         areas = np.bincount(regions.ravel(), minlength=count + 1)
         for region in range(1, count + 1):
             if areas[region] >= least:

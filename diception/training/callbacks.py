@@ -30,7 +30,9 @@ class Progress(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.clock, self.step = time.perf_counter(), trainer.global_step
         if trainer.is_global_zero:
-            self.bar = tqdm(total=trainer.max_steps, initial=trainer.global_step, unit="step", desc="train", mininterval=2)
+            self.bar = tqdm(
+                total=trainer.max_steps, initial=trainer.global_step, unit="step", desc="train", mininterval=2
+            )
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         done = trainer.global_step - self.step
@@ -52,7 +54,9 @@ class Progress(L.Callback):
 class Validation(L.Callback):
     """Every so many steps, and after the last: metrics of every task on fixed samples, and a panel, with the EMA."""
 
-    def __init__(self, held_out: Sequence[HeldOut], sampling: SamplingConfig, every: int, folder: Path, ema: EMA | None):
+    def __init__(
+        self, held_out: Sequence[HeldOut], sampling: SamplingConfig, every: int, folder: Path, ema: EMA | None
+    ):
         self.held_out, self.sampling, self.every, self.folder, self.ema = held_out, sampling, every, folder, ema
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

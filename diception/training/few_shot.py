@@ -44,7 +44,7 @@ def adapt(config: FewShotConfig, progress: Callable[[Iterable], Iterable] = iter
     """Learns the task of a folder and writes `adapter.safetensors`, `report.json` and `panel.png` to `config.out`.
 
     Raises:
-        ValueError: folders that do not match, an unknown kind, a name that cannot be a token.
+        ValueError: folders that do not match, an unknown kind, a taken name, a file that cannot be read.
     """
     task = task_for_kind(config.kind, config.name)
     folder = PairedFolder(config.images, config.targets, config.kind)
@@ -54,17 +54,22 @@ def adapt(config: FewShotConfig, progress: Callable[[Iterable], Iterable] = iter
     size = config.size or model.settings.resolution
     plan.data.size = size
     held_out = HeldOut(task, held_images, len(held_images), size, config.seed)
+    shown = HeldOut(task, train_images, len(train_images), size, config.seed)
+    if not sum(1 for _ in shown):  # reads and paints every pair: a broken file is named before anything is written
+        raise ValueError(f"none of the {len(train_images)} targets to train on can be painted as {config.kind}")
     before = evaluate(model, held_out, config.sampling, progress=progress)
     before.baselines = evaluate_baselines(held_out)
     source = Source(config.name, train_images, 1.0, {task.name: 1.0})
     stream = Stream([source], {task.name: task}, size, config.seed, build_augment(config.augment))
     module = fit(model, stream, [], plan)
-    task = _calibrated(model, task, HeldOut(task, train_images, len(train_images), size, config.seed), config)
+    task = _calibrated(model, task, shown, config)
     held_out.task = task
     after = evaluate(model, held_out, config.sampling, progress=progress)
     after.baselines = before.baselines
     model.settings.tasks = [*model.settings.tasks, task.as_dict()]
-    report = FewShotReport(task.as_dict(), str(write_model(module, plan)), adapter_share(model), len(train_images), before, after)
+    report = FewShotReport(
+        task.as_dict(), str(write_model(module, plan)), adapter_share(model), len(train_images), before, after
+    )
     report.save(Path(config.out) / "report.json")
     save_panel(predict_rows(model, held_out, config.sampling, 6), Path(config.out) / "panel.png")
     return report
@@ -88,6 +93,6 @@ def _train_config(config: FewShotConfig) -> TrainConfig:
 
 
 def _calibrated(model: Diception, task: Task, trained_on: HeldOut, config: FewShotConfig) -> Task:
-    """The task with the decoder's free parameter (a threshold, say) set on the images trained on, never on the held-out."""
+    """The task with its decoder's free parameter, if it has one, fitted on the images trained on."""
     painted, truths = zip(*predictions(model, trained_on, config.sampling), strict=True)
     return task.calibrated([np.asarray(rgb) for rgb in painted], list(truths))

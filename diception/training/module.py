@@ -68,6 +68,8 @@ class DiceptionModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {f"model.{name}" for name in self.trained()}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+        # The bank grows as the stream brings new prompts; a resumed run must end with those of before, too.
+        checkpoint["prompts"] = self.model.bank.prompts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         expected = {f"model.{name}" for name in self.trained()}
@@ -75,6 +77,7 @@ class DiceptionModule(L.LightningModule):
         if expected != found:
             wrong = ", ".join(sorted(expected ^ found)[:5])
             raise ValueError(f"the checkpoint was made by another model: {len(expected ^ found)} keys differ: {wrong}")
+        self.model.bank.add(set(checkpoint["prompts"]) - set(self.model.bank.prompts))
 
 
 def _by_task_and_band(losses: Tensor, sigmas: Tensor, tasks: list[str]) -> dict[str, Tensor]:

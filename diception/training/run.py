@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -25,8 +27,12 @@ from diception.training.module import DiceptionModule
 from diception.training.optim import EMA
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path:
     """Trains from the config and writes `<run>/model` (or `<run>/adapter`); the same call resumes.
+
+    Args:
+        config: the run.
+        callbacks: more of Lightning's callbacks, for example one that stops early.
 
     Returns:
         The folder of the trained model, with the averaged weights.
@@ -37,7 +43,7 @@ def train(config: TrainConfig) -> Path:
     model = build_model(config)
     tasks = build_tasks(config, model)
     stream = open_stream(config.data, tasks, config.seed)
-    module = fit(model, stream, open_held_out(config.data, tasks), config)
+    module = fit(model, stream, open_held_out(config.data, tasks), config, callbacks)
     used = {name for source in config.data.sources for name in source.tasks}
     known = {entry["name"]: entry for entry in model.settings.tasks}
     known |= {name: tasks[name].as_dict() for name in sorted(used)}
@@ -66,7 +72,9 @@ def build_model(config: TrainConfig) -> Diception:
     if config.adapter is not None:
         adapter = config.adapter
         generator = torch.Generator().manual_seed(config.seed)
-        add_lora(model, rank=adapter.rank or None, max_share=adapter.max_share, targets=adapter.streams, generator=generator)
+        add_lora(
+            model, rank=adapter.rank or None, max_share=adapter.max_share, targets=adapter.streams, generator=generator
+        )
     if config.model.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
     return model
@@ -85,23 +93,33 @@ def build_tasks(config: TrainConfig, model: Diception) -> dict[str, Task]:
     named = [name for source in [*config.data.sources, *config.data.validation] for name in source.tasks]
     for name in named:
         if name not in tasks:
-            raise ValueError(f"unknown task {name!r}; known: {', '.join(sorted(tasks))}; types: {', '.join(TASK_TYPES)}")
+            raise ValueError(
+                f"unknown task {name!r}; known: {', '.join(sorted(tasks))}; types: {', '.join(TASK_TYPES)}"
+            )
     return tasks
 
 
-def fit(model: Diception, stream: Stream, held_out: list[HeldOut], config: TrainConfig) -> DiceptionModule:
-    """Runs the trainer, from the newest checkpoint of the run folder if there is one; leaves the averaged weights in."""
+def fit(
+    model: Diception,
+    stream: Stream,
+    held_out: list[HeldOut],
+    config: TrainConfig,
+    callbacks: Sequence[L.Callback] = (),
+) -> DiceptionModule:
+    """Trains on from the newest checkpoint of the run folder, if there is one; leaves the averaged weights in."""
     folder = Path(config.run)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.yaml")
-    module = DiceptionModule(model, config)
+    module, data = DiceptionModule(model, config), StreamModule(stream, config)
+    module.configure_optimizers()  # as all above the folder: refuses what does not fit before anything is written
     ema = EMA(config.optim.ema) if config.optim.ema else None
     validation = Validation(held_out, config.sampling, config.validate_every, folder, ema)
     checkpoint = newest_checkpoint(folder)
-    trainer = _trainer(config, folder, [c for c in (ema, validation) if c], checkpoint)
+    trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks], checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.yaml")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
-        trainer.fit(module, StreamModule(stream, config), ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if ema is not None:
         with torch.no_grad():
             for name, parameter in module.trained().items():

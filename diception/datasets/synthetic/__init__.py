@@ -4,18 +4,30 @@ Domain 1 is easy: plain materials, one light, nearly one camera, boxes, spheres,
 Domain 2 is hard: patterns, random light, sky or walls, a wide range of cameras, leaning things, three more categories.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from diception.datasets.sample import Sample
+from diception.datasets.sample import MemoryReader, Sample
 from diception.datasets.synthetic.annotate import MASKS, annotate
 from diception.datasets.synthetic.render import look, smooth_edges
 from diception.datasets.synthetic.scenes import DOMAINS, make_scene
 from diception.datasets.synthetic.things import CATEGORIES
 
 KINDS = ("depth", "normal", "instances", "pose", "mask")
-__all__ = ["CATEGORIES", "DOMAINS", "KINDS", "MASKS", "SyntheticScenes", "render_scene"]
+HELD_OUT_SEED = 1_000_000
+"""Scenes of this seed are for measuring, never for training."""
+__all__ = [
+    "CATEGORIES",
+    "DOMAINS",
+    "HELD_OUT_SEED",
+    "KINDS",
+    "MASKS",
+    "SyntheticScenes",
+    "held_out_scenes",
+    "render_scene",
+]
 
 
 def render_scene(seed: int, index: int, size: int, domain: int = 1, mask: str = "shadow") -> Sample:
@@ -62,11 +74,10 @@ class SyntheticScenes:
             raise IndexError(f"scene {index} of {self.count}")
         return render_scene(self.seed, index, self.size, self.domain, self.mask)
 
-    def read(self, index: int) -> Sample:
-        """The same as indexing: a source of samples like a reader of shards."""
-        return self[index]
 
-    def kinds(self, index: int) -> tuple[str, ...]:
-        """Kinds of annotation of a sample; every scene has all of them (people and masks may be empty)."""
-        assert 0 <= index < self.count, index
-        return KINDS
+def held_out_scenes(
+    count: int, size: int, domain: int, progress: Callable[[Iterable], Iterable] = iter
+) -> MemoryReader:
+    """Scenes for measuring, rendered once into memory, of a seed that no training uses."""
+    scenes = SyntheticScenes(count, size, domain, HELD_OUT_SEED)
+    return MemoryReader([scenes[index] for index in progress(range(count))])

@@ -1,0 +1,198 @@
+"""Reading instances: regions of one colour in a noisy, blurred picture, each a label."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from diception.colors import GRID_PALETTE, label_components, median3
+
+Array = NDArray[np.float32]
+Labels = NDArray[np.int64]
+"""(H, W), 0 is background, k is instance k - 1; -1 is undecided."""
+
+WORTH = 2.0
+"""Pixels times squared colour difference below which two neighbours are one object. Errors of .06 that are alike over
+8 x 8 pixels, as a decoder of latents makes them, reach .7."""
+ALIKE = 0.13
+"""Neighbours nearer in colour than this are one object however large they are."""
+SAME = 0.1
+"""Pieces apart in the picture and nearer in colour than this are one object, cut by another in front of it."""
+MIXED = 0.1, 1.5, 0.35
+"""A pixel may show two objects where its 3 x 3 range exceeds 1.5 times the usual range inside objects (the noise),
+taken to be within .1 and .35."""
+DARK = 0.15
+"""Mean of the channels below which a region is background."""
+SMALLEST = 1.6e-4, 10
+"""Objects below this share of the picture or this many pixels are noise."""
+WORKING_SIDE = 192
+"""Regions of larger pictures are found at about this size, their borders at the full one."""
+
+
+def read_colors(rgb: Array) -> tuple[Labels, Array]:
+    """Labels and scores of objects in any colours on black, (3, H, W): neighbours merge while that costs little.
+
+    A colour alone does not tell which object a pixel shows: errors of a model drift within an object by as much as
+    two objects may differ. Whole regions do: their means are certain. Pixels across a border show mixtures, which may
+    look like a third object, so they take part only at the end.
+    """
+    picture = median3(np.clip(rgb, 0, 1).astype(np.float32))
+    height, width = picture.shape[1:]
+    step = -(-min(height, width) // WORKING_SIDE)
+    small = _shrink(picture, step)
+    spread, lit = _local_range(small), small.mean(axis=0) > DARK
+    noise = float(np.median(spread[lit])) if lit.any() else 0.0
+    inner = spread < np.clip(MIXED[1] * noise, MIXED[0], MIXED[2])
+    regions, colors, counts = merge_regions(small, inner, WORTH / step**2, ALIKE)
+    names, table = _name(colors, counts * step**2, _smallest(height, width))
+    labels = np.append(names, -1)[regions]
+    if step > 1:
+        labels = labels[np.minimum(np.arange(height) // step, len(labels) - 1)]
+        labels = labels[:, np.minimum(np.arange(width) // step, labels.shape[1] - 1)]
+        # Blocks have jagged borders: they are drawn again pixel by pixel.
+        whole = ndimage.maximum_filter(labels, 3) == ndimage.minimum_filter(labels, 3)
+        labels = np.where(whole, labels, -1)
+    return _numbered(_fill(labels, picture, table, max(2, 3 * step // 2)), picture, table)
+
+
+def read_palette(rgb: Array) -> tuple[Labels, Array]:
+    """Labels and scores of objects in colours of the grid palette, (3, H, W): connected regions after rounding."""
+    picture = median3(np.clip(rgb, 0, 1).astype(np.float32))
+    height, width = picture.shape[1:]
+    levels = np.rint(picture * 2).astype(np.int64)
+    codes = (levels[0] * 3 + levels[1]) * 3 + levels[2]
+    pure = ndimage.maximum_filter(codes, 3, mode="nearest") == ndimage.minimum_filter(codes, 3, mode="nearest")
+    labels = np.where((codes == 0) & pure, 0, -1)
+    colors = [np.zeros(3, np.float32)]
+    for code, place in enumerate(ndimage.find_objects(codes), 1):
+        if place is None:
+            continue
+        pieces, number = label_components(codes[place] == code)
+        areas = np.bincount(pieces.ravel(), minlength=number + 1)
+        # A piece without a 3 x 3 core of one colour is the blurred border of other objects.
+        cored = np.bincount(pieces.ravel(), pure[place].ravel(), number + 1) > 0
+        numbers = np.full(number + 1, -1)
+        kept = np.flatnonzero(cored[1:] & (areas[1:] >= _smallest(height, width))) + 1
+        numbers[kept] = len(colors) + np.arange(len(kept))
+        colors += [GRID_PALETTE[code - 1]] * len(kept)
+        labels[place] = np.where(numbers[pieces] > 0, numbers[pieces], labels[place])
+    reach = max(2, round(4 * min(height, width) / 768))
+    return _numbered(_fill(labels, picture, np.array(colors), reach), picture, np.array(colors))
+
+
+def merge_regions(rgb: Array, part: NDArray[np.bool_], worth: float, alike: float) -> tuple[Labels, Array, Array]:
+    """Ward's clustering of connected pixels: regions that are each other's cheapest neighbour merge, in rounds.
+
+    Args:
+        rgb: (3, H, W).
+        part: (H, W), the pixels to cluster.
+        worth: the squared error that one region more must save.
+        alike: difference of colours that no size makes into two regions.
+
+    Returns:
+        (H, W) regions from 0, -1 outside `part`; (K, 3) mean colours; (K,) pixel counts.
+    """
+    start = np.where(part, np.cumsum(part).reshape(part.shape) - 1, -1)
+    sums, counts = rgb[:, part].astype(np.float64), np.ones(np.count_nonzero(part))
+    owner, edges = np.arange(len(counts)), _touching(start)
+    shuffle = np.random.Generator(np.random.Philox(key=0))  # ties break at random, or equal costs merge one by one
+    while edges.shape[1]:
+        a, b = edges
+        gap = sums[:, a] / counts[a] - sums[:, b] / counts[b]
+        weight = np.minimum(counts[a] * counts[b] / (counts[a] + counts[b]), worth / alike**2)
+        cost = (gap**2).sum(axis=0) * weight
+        order = np.argsort(-cost - 1e-9 * shuffle.random(len(cost)))
+        best = np.zeros(len(counts), np.int64)
+        # The last write wins: the cheapest edge at each end.
+        best[edges[:, order].T.ravel()] = np.repeat(order, 2)
+        number = np.arange(len(cost))
+        chosen = (best[a] == number) & (best[b] == number) & (cost < worth)
+        if not chosen.any():
+            break
+        target = np.arange(len(counts))
+        target[b[chosen]] = a[chosen]
+        kept = target == np.arange(len(counts))
+        renamed, total = (np.cumsum(kept) - 1)[target], int(kept.sum())
+        sums = np.stack([np.bincount(renamed, channel, total) for channel in sums])
+        counts, owner = np.bincount(renamed, counts, total), renamed[owner]
+        edges = _unique(renamed[edges], total)
+    regions = np.full(part.shape, -1)
+    regions[part] = owner
+    return regions, (sums / counts).T.astype(np.float32), counts.astype(np.float32)
+
+
+def _touching(labels: Labels) -> Labels:
+    """(2, E) pairs of labels of neighbouring pixels."""
+    pairs = [(labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:])]
+    edges = np.concatenate([np.stack([one.ravel(), other.ravel()]) for one, other in pairs], axis=1)
+    return edges[:, (edges >= 0).all(axis=0)]
+
+
+def _unique(edges: Labels, count: int) -> Labels:
+    low, high = edges.min(axis=0), edges.max(axis=0)
+    keys = np.unique((low * count + high)[low != high])
+    return np.stack(np.divmod(keys, count))
+
+
+def _name(colors: Array, counts: Array, least: int) -> tuple[Labels, Array]:
+    """Label of each region, 0 for the dark, -1 for the tiny; and the colours (1 + K, 3) of the labels."""
+    names = np.where(colors.mean(axis=1) < DARK, 0, -1)
+    table = [np.zeros(3, np.float32)]
+    for index in np.argsort(-counts, kind="stable"):
+        if names[index] == 0 or counts[index] < least / 3:
+            continue
+        gaps = np.linalg.norm(np.array(table) - colors[index], axis=1)
+        names[index] = gaps[1:].argmin() + 1 if gaps[1:].min(initial=np.inf) < SAME else len(table)
+        if names[index] == len(table):
+            table.append(colors[index])
+    return names, np.array(table)
+
+
+def _fill(labels: Labels, picture: Array, colors: Array, reach: int) -> Labels:
+    """Undecided pixels take the colour-nearest of the labels around them."""
+    rows, columns = np.nonzero(labels < 0)
+    own, padded = picture[:, rows, columns].T, np.pad(labels, 2 * reach, constant_values=-1)
+    best, chosen = np.full(len(rows), np.inf, np.float32), np.full(len(rows), -1)
+    for distance in (reach, 2 * reach):
+        for down, across in np.argwhere(np.ones((3, 3), bool)) - 1:
+            found = padded[rows + 2 * reach + down * distance, columns + 2 * reach + across * distance]
+            cost = np.where(found >= 0, ((own - colors[found]) ** 2).sum(axis=1), np.inf)
+            chosen = np.where(cost < best, found, chosen)
+            best = np.minimum(best, cost)
+    result = labels.copy()
+    result[rows, columns] = chosen
+    if (result >= 0).any() and (result < 0).any():
+        nearest = ndimage.distance_transform_edt(result < 0, return_distances=False, return_indices=True)
+        result = result[tuple(np.asarray(nearest))]
+    return np.maximum(result, 0)
+
+
+def _numbered(labels: Labels, picture: Array, colors: Array) -> tuple[Labels, Array]:
+    """Labels without those too small, numbered from 1, and scores in (0, 1]: large, and its pixels of one colour."""
+    flat, count = labels.ravel(), len(colors)
+    areas = np.bincount(flat, minlength=count)
+    misses = np.linalg.norm(picture.reshape(3, -1) - colors.T[:, flat], axis=0)
+    agreement = 1 / (1 + 10 * np.bincount(flat, misses, count) / np.maximum(areas, 1))
+    scores = agreement * (areas / labels.size) ** 0.25
+    kept = np.flatnonzero(areas[1:] >= _smallest(*labels.shape)) + 1
+    numbers = np.zeros(count, np.int64)
+    numbers[kept] = np.arange(1, len(kept) + 1)
+    return numbers[labels], scores[kept].astype(np.float32)
+
+
+def _smallest(height: int, width: int) -> int:
+    return max(int(SMALLEST[0] * height * width), SMALLEST[1])
+
+
+def _shrink(picture: Array, step: int) -> Array:
+    """(3, H, W) to (3, H // step, W // step) by the mean of blocks."""
+    rows, columns = picture.shape[1] // step, picture.shape[2] // step
+    window = picture[:, : rows * step, : columns * step]
+    return window.reshape(3, rows, step, columns, step).mean(axis=(2, 4))
+
+
+def _local_range(picture: Array) -> Array:
+    """(H, W), the largest difference of any channel of (3, H, W) within 3 x 3 pixels."""
+    high = ndimage.maximum_filter(picture, (1, 3, 3), mode="nearest")
+    return (high - ndimage.minimum_filter(picture, (1, 3, 3), mode="nearest")).max(axis=0)

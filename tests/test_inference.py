@@ -1,0 +1,260 @@
+"""Inference: one answer whatever form the image has, batches that equal singles, and questions refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from small import generator, make_model
+
+from diception.annotations import KINDS, DepthMap, NormalMap, load
+from diception.config import SamplingConfig
+from diception.datasets.sample import MemoryReader, collate
+from diception.datasets.synthetic import render_scene
+from diception.evaluation import HeldOut
+from diception.inference import Pipeline, Prediction, generate, to_array, to_uint8
+from diception.sampler import sample_euler, sigma_schedule
+from diception.tasks import known_tasks
+
+SIZE = (50, 78)
+"""(H, W) of the picture: not square, not a multiple of anything."""
+POINTS = [(0.25, 0.75), (0.5, 0.5)]
+QUESTIONS = {
+    "depth": {},
+    "normal": {},
+    "pose": {},
+    "foreground": {},
+    "entity_segmentation": {},
+    "point_segmentation": {"points": POINTS},
+    "semantic_segmentation": {"category": "person"},
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline(make_model(), known_tasks())
+
+
+@pytest.fixture(scope="module")
+def image() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def ask(pipeline: Pipeline, image, task: str = "depth", **options) -> Prediction:  # noqa: ANN001
+    prediction = pipeline(image, task=task, steps=options.pop("steps", 2), **(QUESTIONS[task] | options))
+    assert isinstance(prediction, Prediction)
+    return prediction
+
+
+def test_the_form_of_the_image_does_not_matter(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:
+    tensor = torch.from_numpy(image.transpose(2, 0, 1).copy()) / 255
+    answers = [ask(pipeline, form).rgb for form in (image, Image.fromarray(image), tensor)]
+    assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
+
+
+def test_a_grey_or_transparent_picture_is_read_as_rgb() -> None:
+    assert to_array(Image.new("L", (4, 3), 7)).tolist() == np.full((3, 4, 3), 7).tolist()
+    assert to_array(Image.new("RGBA", (4, 3), (1, 2, 3, 0))).shape == (3, 4, 3)
+
+
+def test_uint8_and_floats_are_inverse(image: NDArray[np.uint8]) -> None:
+    assert np.array_equal(to_uint8(image.transpose(2, 0, 1) / np.float32(255)), image)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((8, 8), np.uint8), r"expected uint8 \(H, W, 3\)"),
+        (np.zeros((8, 8, 3), np.float32), r"expected uint8 \(H, W, 3\)"),
+        (np.zeros((8, 8, 4), np.uint8), r"expected uint8 \(H, W, 3\)"),
+        (torch.zeros(8, 8, 3), r"expected \(3, H, W\)"),
+        (torch.zeros(1, 3, 8, 8), r"expected \(3, H, W\)"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"floats in \[0, 1\]"),
+        (torch.full((3, 8, 8), 255.0), r"floats in \[0, 1\]"),
+        (torch.full((3, 8, 8), float("nan")), r"floats in \[0, 1\]"),
+    ],
+)
+def test_what_is_no_picture_is_refused(pipeline: Pipeline, wrong: NDArray | torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ask(pipeline, wrong)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+def test_a_list_equals_singles(pipeline: Pipeline, image: NDArray[np.uint8], guidance_scale: float) -> None:
+    images = [image, image[::-1].copy(), image[:20, :30].copy()]
+    together = pipeline(images, "point_segmentation", points=POINTS, steps=2, guidance_scale=guidance_scale)
+    assert isinstance(together, list) and len(together) == 3
+    for one, answer in zip(images, together, strict=True):
+        alone = ask(pipeline, one, "point_segmentation", guidance_scale=guidance_scale)
+        torch.testing.assert_close(answer.rgb, alone.rgb, atol=1e-5, rtol=0)
+        assert answer.annotation.size == one.shape[:2]
+    assert pipeline([], "depth") == []
+    (single,) = pipeline((image,), "depth", steps=2)  # type: ignore[misc]
+    assert torch.equal(single.rgb, ask(pipeline, image).rgb)
+
+
+def test_the_seed_fixes_the_answer(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:
+    torch.manual_seed(1)
+    first = ask(pipeline, image, seed=3)
+    torch.manual_seed(2)
+    assert torch.equal(first.rgb, ask(pipeline, image, seed=3).rgb)
+    assert not torch.equal(first.rgb, ask(pipeline, image, seed=4).rgb)
+
+
+def test_given_noise_replaces_the_seed(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:
+    noise = torch.randn(1, 16, 8, 8, generator=generator())
+    answer = ask(pipeline, image, noise=noise, seed=1)
+    assert torch.equal(answer.rgb, ask(pipeline, image, noise=noise, seed=2).rgb)
+    assert not torch.equal(answer.rgb, ask(pipeline, image, seed=1).rgb)
+    shared = pipeline([image, image], "depth", steps=2, noise=noise)
+    assert isinstance(shared, list)
+    torch.testing.assert_close(shared[1].rgb, answer.rgb, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(16, 8, 8), (1, 16, 4, 8), (1, 4, 8, 8), (2, 16, 8, 8)])
+def test_noise_of_another_shape_is_refused(
+    pipeline: Pipeline, image: NDArray[np.uint8], shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"noise has shape .* expected \(1, 16, 8, 8\)"):
+        ask(pipeline, image, noise=torch.zeros(shape))
+
+
+def test_the_model_works_at_the_size_asked_for(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:
+    assert ask(pipeline, image).rgb.shape == (3, 64, 64)
+    answer = ask(pipeline, image, size=(32, 48))
+    assert answer.rgb.shape == (3, 32, 48) and answer.annotation.size == SIZE
+    for size in [(20, 32), (32, 0), (-16, 16)]:
+        with pytest.raises(ValueError, match="multiples of 16"):
+            ask(pipeline, image, size=size)
+    with pytest.raises(ValueError):
+        ask(pipeline, image, size=(128, 128))
+
+
+def test_zero_steps_are_refused(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match="steps is 0"):
+        ask(pipeline, image, steps=0)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_guidance_of_one_is_the_conditional_model_alone(pipeline: Pipeline, steps: int) -> None:
+    model = pipeline.model
+    scenes = MemoryReader([render_scene(0, index, 64) for index in range(2)])
+    batch = collate(list(HeldOut(pipeline.get_task("point_segmentation"), scenes, 2, 64)))
+    noise = torch.randn(2, 16, 8, 8, generator=generator())
+    condition = model.condition(batch.prompts, batch.points, batch.point_mask)
+    image_latents = model.encode(batch.image)
+
+    def velocity(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return model.velocity(latents, sigma.expand(2), image_latents, condition)
+
+    with torch.no_grad():
+        own = model.decode(sample_euler(velocity, noise, sigma_schedule(steps, model.settings.shift)))
+    torch.testing.assert_close(generate(model, batch, SamplingConfig(steps, 1.0), noise), own, atol=1e-6, rtol=0)
+    # A little above 1 guidance runs, and its limit is the same.
+    near = generate(model, batch, SamplingConfig(steps, 1 + 1e-6), noise)
+    torch.testing.assert_close(near, own, atol=1e-3, rtol=0)
+    assert not torch.allclose(generate(model, batch, SamplingConfig(steps, 5.0), noise), own, atol=1e-3)
+
+
+def test_points_and_categories_change_the_answer(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:
+    noise = torch.randn(1, 16, 8, 8, generator=generator())
+    painted = [
+        ask(pipeline, image, "point_segmentation", noise=noise, points=points).rgb
+        for points in ([(0.25, 0.75)], [(0.75, 0.25)], POINTS)
+    ]
+    painted += [ask(pipeline, image, "semantic_segmentation", noise=noise, category=c).rgb for c in ("box", "person")]
+    assert all(not torch.equal(a, b) for i, a in enumerate(painted) for b in painted[:i])
+
+
+def test_progress_sees_every_step(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:
+    seen: list[int] = []
+    ask(pipeline, image, steps=5, progress=lambda steps: (seen.append(1) or step for step in steps))
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("point_segmentation", {"points": None}, "needs 1 to 5 points, but 0"),
+        ("point_segmentation", {"points": []}, "needs 1 to 5 points, but 0"),
+        ("point_segmentation", {"points": [(0.5, 0.5)] * 6}, "needs 1 to 5 points, but 6"),
+        ("point_segmentation", {"points": [(0.5, 1.01)]}, "out of range"),
+        ("point_segmentation", {"points": [(-0.1, 0.5)]}, "out of range"),
+        ("point_segmentation", {"points": [(float("nan"), 0.5)]}, "out of range"),
+        ("point_segmentation", {"points": [(0.1, 0.2, 0.3)]}, "out of range"),
+        ("depth", {"points": POINTS}, "takes no points"),
+        ("semantic_segmentation", {"category": None}, "needs a category"),
+        ("semantic_segmentation", {"category": ""}, "needs a category"),
+        ("depth", {"category": "person"}, "takes no category"),
+    ],
+)
+def test_a_wrong_question_is_refused(
+    pipeline: Pipeline, image: NDArray[np.uint8], task: str, options: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ask(pipeline, image, task, **options)
+
+
+def test_an_unknown_task_lists_those_of_the_model(image: NDArray[np.uint8]) -> None:
+    two = Pipeline(make_model(), [task for task in known_tasks() if task.name in ("depth", "pose")])
+    with pytest.raises(ValueError, match="unknown task 'normal'; this model knows depth, pose$"):
+        two(image, task="normal")
+
+
+def test_a_prompt_outside_the_bank_is_refused_by_name(image: NDArray[np.uint8]) -> None:
+    model = make_model()
+    model.bank.add(["", "[[image2depth]]", "[[image2semantic]] person"])
+    model.bank.encoder = None
+    without_text = Pipeline(model, known_tasks())
+    ask(without_text, image, "semantic_segmentation")
+    with pytest.raises(ValueError, match=r"no embedding of prompt '\[\[image2semantic\]\] zebra'"):
+        ask(without_text, image, "semantic_segmentation", category="zebra")
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_the_annotation_has_the_size_of_the_image(pipeline: Pipeline, image: NDArray[np.uint8], task: str) -> None:
+    prediction = ask(pipeline, image, task)
+    assert prediction.task.name == task
+    assert type(prediction.annotation) in KINDS.values()
+    assert prediction.annotation.size == SIZE
+    assert prediction.visualize().shape == (*SIZE, 3) and prediction.visualize().dtype == np.uint8
+    assert np.array_equal(prediction.image, image)
+    assert prediction.rgb.min() >= 0 and prediction.rgb.max() <= 1
+
+
+@pytest.mark.parametrize("task", QUESTIONS)
+def test_saved_files_load_back(pipeline: Pipeline, image: NDArray[np.uint8], task: str, tmp_path: Path) -> None:
+    prediction = ask(pipeline, image, task)
+    files = prediction.save(tmp_path / "deep" / f"photo.v2.{task}")
+    assert sorted(files) == sorted((tmp_path / "deep").iterdir()) and len(set(files)) == 3
+    assert all(file.name.startswith(f"photo.v2.{task}.") for file in files)
+    back = load(prediction.annotation.kind, files[0])
+    assert type(back) is type(prediction.annotation) and back.size == SIZE
+    # Depth is kept in full; a normal to half a step of 8 bits; a joint to a thousandth of a pixel.
+    tolerance = 1 / 255 if isinstance(back, NormalMap) else 5e-4
+    own = prediction.annotation.to_array().astype(np.float64)
+    assert np.abs(back.to_array().astype(np.float64) - own).max(initial=0) <= (
+        0 if isinstance(back, DepthMap) else tolerance
+    )
+    assert np.array_equal(np.asarray(Image.open(files[1])), prediction.visualize())
+    assert np.array_equal(np.asarray(Image.open(files[2])), to_uint8(prediction.rgb.numpy()))
+
+
+def test_the_embedded_model_answers_every_task_it_names() -> None:
+    tiny = Pipeline.from_pretrained("tiny")
+    assert set(tiny.tasks) >= set(QUESTIONS) - {"foreground"}
+    side = tiny.model.settings.resolution
+    picture = render_scene(0, 0, 64).image
+    for task in QUESTIONS.keys() - {"foreground"}:
+        assert ask(tiny, picture, task, steps=1).rgb.shape == (3, side, side)
+
+
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no model at"):
+        Pipeline.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="not a model directory"):
+        Pipeline.from_pretrained(tmp_path)
