@@ -239,8 +239,8 @@ class FewShotConfig:
     """What the targets are: mask, labels, depth, normal, pose or image."""
     name: str = ""
     """Name of the new task; its token is `[[image2<name>]]`."""
-    out: str = "runs/adapter"
-    """Folder for adapter, report and panel."""
+    out: str = ""
+    """Folder for adapter, report and panel; empty: `runs/<name>`."""
     held_out: int = 0
     """Images kept for measuring, never trained on; 0 means a third."""
     steps: int = 600

@@ -66,21 +66,15 @@ class HeldOut:
     Points and categories are drawn once, keyed on (seed, index), so that every model answers the same questions.
     """
 
-    def __init__(self, task: Task, reader: Reader, count: int, size: int, seed: int = 0, rank: int = 0, world: int = 1):
+    def __init__(self, task: Task, reader: Reader, count: int, size: int, seed: int = 0):
         self.task, self.reader, self.size, self.seed = task, reader, size, seed
-        self.serving = self._serving(count)
-        self.indices = self.serving[rank::world]
+        self.indices = self._serving(count)
 
-    @property
-    def total(self) -> int:
-        """Samples over all ranks."""
-        return len(self.serving)
-
-    def whole(self) -> HeldOut:
-        """The same samples, those of all ranks."""
-        whole = copy.copy(self)
-        whole.indices = self.serving
-        return whole
+    def share(self, rank: int, ranks: int) -> HeldOut:
+        """The samples of one rank; the ranks' shares are disjoint and together everything."""
+        share = copy.copy(self)
+        share.indices = self.indices[rank::ranks]
+        return share
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -111,7 +105,7 @@ class HeldOut:
 def predictions(
     model: Diception, held_out: HeldOut, sampling: SamplingConfig, batch_size: int = 16
 ) -> Iterator[tuple[NDArray, Annotation]]:
-    """What the model paints, (3, H, W) in [0, 1], and the truth, for every held-out sample of this rank."""
+    """What the model paints, (3, H, W) in [0, 1], and the truth, for every held-out sample."""
     examples = iter(held_out)
     while chunk := list(itertools.islice(examples, batch_size)):
         batch = collate(chunk)
@@ -131,11 +125,11 @@ def evaluate(
     Raises:
         ValueError: no sample serves the task.
     """
-    if not held_out.total:
+    if not len(held_out):
         raise ValueError(f"no sample of the given data serves task {held_out.task.name!r}")
-    evaluator = held_out.task.evaluator()
-    painted = predictions(model, held_out, sampling, batch_size)
-    for _ in progress(range(len(held_out))):
+    evaluator, own = held_out.task.evaluator(), held_out.share(*world())
+    painted = predictions(model, own, sampling, batch_size)
+    for _ in progress(range(len(own))):
         rgb, truth = next(painted)
         evaluator.update(held_out.task.decode(rgb), truth)
     evaluator = _merged(evaluator)
@@ -144,7 +138,7 @@ def evaluate(
         protocol=evaluator.protocol,
         primary=evaluator.primary,
         higher_is_better=evaluator.higher_is_better,
-        count=held_out.total,
+        count=len(held_out),
         size=held_out.size,
         steps=sampling.steps,
         guidance_scale=sampling.guidance_scale,
@@ -209,21 +203,20 @@ def evaluate_tasks(
     Raises:
         ValueError: the data serves none of the tasks.
     """
-    tasks = list(tasks)
-    rank, ranks = world()
+    tasks = [variant for task in tasks for variant in task.variants()]
     scores: list[Score] = []
     for task in tasks:
-        held_out = HeldOut(task, reader, count, size, seed, rank, ranks)
-        if not held_out.total:
+        held_out = HeldOut(task, reader, count, size, seed)
+        if not len(held_out):
             continue
-        guesses = evaluate_baselines(held_out.whole()) if baselines else {}
+        guesses = evaluate_baselines(held_out) if baselines else {}
         for sampling in samplings:
             label = f"{task.name}, {sampling.steps} step{'s' * (sampling.steps > 1)}"
-            bar = partial(tqdm, desc=label, unit="image", leave=False, disable=rank > 0)
+            bar = partial(tqdm, desc=label, unit="image", leave=False, disable=world()[0] > 0)
             scores.append(evaluate(model, held_out, sampling, batch_size, bar))
             scores[-1].baselines = guesses
     if not scores:
-        raise ValueError(f"the data serves none of the tasks {', '.join(task.name for task in tasks)}")
+        raise ValueError(f"the data serves none of the tasks {', '.join(sorted({task.name for task in tasks}))}")
     return scores
 
 

@@ -59,6 +59,9 @@ def latent_weight(valid: Tensor, factor: int) -> Tensor:
     return 1 - invalid
 
 
+DENSITIES = ("logit_normal", "uniform")
+
+
 @dataclass(frozen=True)
 class Draw:
     """What is random in one training step, keyed on each sample's seed."""
@@ -91,7 +94,12 @@ def draw(
         density: `logit_normal`: sigmoid(N(mean, std)) (SD3 section 3.1), or `uniform`.
         share_at_one: this share of samples has sigma 1 exactly; a small model from random weights needs it.
         prompt_dropout: share of samples whose prompt is dropped.
+
+    Raises:
+        ValueError: unknown density.
     """
+    if density not in DENSITIES:
+        raise ValueError(f"density is {density!r}; allowed: {', '.join(DENSITIES)}")
     noise, sigmas, dropped = [], [], []
     for seed in seeds.tolist():
         generator = torch.Generator().manual_seed(seed)

@@ -28,7 +28,7 @@ ALLOWED = {
     "export": {"model", "tasks", "config"},
     "training": {"annotations", "config", "flow", "tasks", "datasets", "model", "inference", "evaluation", "panel"},
     "quickstart": {
-        "annotations", "config", "datasets", "evaluation", "export", "inference", "panel", "tasks", "training",
+        "annotations", "config", "datasets", "evaluation", "export", "inference", "model", "panel", "tasks", "training",
     },
 }  # fmt: skip
 HOMES = {

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     report = {}
     for task in tqdm(tasks, unit="task"):
         held_out = HeldOut(task, reader, arguments.count, arguments.size)
-        if held_out.total:
+        if len(held_out):
             report[task.name] = codec_ceiling(autoencoder, held_out, arguments.noise)
     if not report:
         raise ValueError(f"the data serves none of the tasks {', '.join(task.name for task in tasks)}")

@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     from diception.inference import Pipeline
     from diception.tables import format_scores
 
+    if min(arguments.steps) < 1 or arguments.count < 1:
+        raise ValueError(f"--steps is {arguments.steps} and --count {arguments.count}; both must be at least 1")
     pipeline = Pipeline.from_pretrained(arguments.model, device=arguments.device, adapter=arguments.adapter)
     names = arguments.tasks.split(",") if arguments.tasks else sorted(pipeline.tasks)
     tasks = [pipeline.get_task(name) for name in names]

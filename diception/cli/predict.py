@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     from diception.datasets.images import read_image
     from diception.inference import Pipeline, Prediction
 
+    if arguments.steps < 1:
+        raise ValueError(f"--steps is {arguments.steps}; it must be at least 1")
     points = parse_points(arguments.points) if arguments.points else None
     images = [read_image(path) for path in arguments.image]
     stems = [path.stem for path in arguments.image]

@@ -17,6 +17,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     model = load_model(arguments.model)
     if arguments.action == "add":
+        if not arguments.model.is_dir():
+            raise ValueError(f"{arguments.model} comes with the package; export it to a folder first")
         if not arguments.prompts:
             raise ValueError("no prompt given to add")
         model.bank.add(arguments.prompts)

@@ -45,6 +45,7 @@ def _synthetic(arguments: argparse.Namespace) -> None:
     if arguments.count < 1:
         raise ValueError(f"--count is {arguments.count}; it must be at least 1")
     scenes = SyntheticScenes(arguments.count, arguments.size, arguments.domain, arguments.seed)
+    scenes[0]  # refuses a wrong size or domain before there is a folder
     with _bar(len(scenes)) as bar:
         count = write_scenes(
             scenes, arguments.out, arguments.samples_per_shard, arguments.workers, lambda n: _move(bar, n)
@@ -54,8 +55,11 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
 def _coco(arguments: argparse.Namespace) -> None:
     from diception.datasets.shards import ShardWriter, write_samples
-    from diception.datasets.sources.coco import coco_samples
+    from diception.datasets.sources.coco import coco_samples, list_images, read_json
 
+    list_images(arguments.images, read_json(arguments.instances))  # refused before there is a folder
+    if arguments.keypoints:
+        read_json(arguments.keypoints)
     files = [path.name for path in (arguments.images, arguments.instances, arguments.keypoints) if path]
     writer = ShardWriter(arguments.out, arguments.samples_per_shard, made_by=f"coco {' '.join(files)}")
     samples = coco_samples(arguments.images, arguments.instances, arguments.keypoints, start=writer.done)

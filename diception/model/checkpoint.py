@@ -67,7 +67,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", dtype: torc
     if not root.is_dir():
         raise ValueError(f"no model at {str(path)!r}: neither a directory nor `tiny`")
     if not (root / SETTINGS).is_file():
-        hint = "; `diception import` makes a model of Stable Diffusion 3" if (root / "transformer").is_dir() else ""
+        hint = "; it looks like Stable Diffusion 3: train from it with model.base" if is_stable_diffusion(root) else ""
         raise ValueError(f"{root} has no {SETTINGS}, so it is not a model directory{hint}")
     values = read_json(root / SETTINGS)
     if values.pop("format", None) != FORMAT:
@@ -78,6 +78,12 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", dtype: torc
     bank = PromptBank.load(root / "prompts.safetensors", text_encoder_loader(root, device, dtype))
     model = Diception(transformer, points, autoencoder, bank, ModelSettings.from_dict(values))
     return model.to(device=device, dtype=dtype).eval()
+
+
+def is_stable_diffusion(directory: str | Path) -> bool:
+    """Whether a folder holds Stable Diffusion 3 in diffusers' layout, and not yet a model of this project."""
+    root = Path(directory)
+    return (root / "transformer").is_dir() and (root / "vae").is_dir() and not (root / SETTINGS).is_file()
 
 
 def from_stable_diffusion(
@@ -97,7 +103,7 @@ def from_stable_diffusion(
         point_order: order of a point's coordinates that training will use.
     """
     root = Path(directory)
-    if not (root / "transformer").is_dir() or not (root / "vae").is_dir():
+    if not is_stable_diffusion(root):
         raise ValueError(f"{root} has no transformer and vae folders: not Stable Diffusion 3 in diffusers' layout")
     transformer = load_module(DiceptionTransformer, root / "transformer")
     points = PointEmbedder(transformer.inner_dim, "fourier", point_order)

@@ -41,7 +41,7 @@ def write_report(folder: Path, new_task: str, meaning: str) -> Path:
     seconds = json.loads((folder / "seconds.json").read_text())
     improved = sum(_gain(old, new) > 0 for old, new in zip(before, after, strict=True))
     cards = [
-        (f"{improved} of {len(after)}", "tasks better after training"),
+        (f"{improved} of {len(after)}", "measures better after training"),
         (f"{shot['before']['metrics']['iou']:.2f} → {shot['after']['metrics']['iou']:.2f}", f"IoU of “{new_task}”"),
         (f"{shot['share']:.2%}", "of the transformer in the adapter"),
         (f"{sum(seconds.values()) / 60:.1f} min", "all stages together"),
@@ -106,8 +106,8 @@ def _photo_section(folder: Path) -> str:
     figures = "".join(_figure(path, _photo_caption(path)) for path in pictures)
     return (
         "<section><h2>A photograph</h2><p>Predicted by the exported model in a fresh process. A model of two million "
-        "parameters that has seen rendered scenes alone cannot read a photograph well; the same commands with "
-        f'Stable Diffusion 3 can.</p><div class="gallery">{figures}</div></section>'
+        f"parameters that has seen rendered scenes alone cannot read a photograph well: this shows what comes out, not what "
+        f'the method can do.</p><div class="gallery">{figures}</div></section>'
     )
 
 

@@ -25,6 +25,7 @@ from diception.datasets.synthetic.write import write_scenes
 from diception.evaluation import HeldOut, evaluate_tasks
 from diception.export import export_directory
 from diception.inference import Pipeline
+from diception.model.checkpoint import load_model
 from diception.panel import Row, predict_rows, save_panel
 from diception.quickstart.report import write_report
 from diception.training.few_shot import adapt
@@ -173,7 +174,7 @@ def _predict(settings: QuickstartSettings) -> None:
 
 
 def _resolution(settings: QuickstartSettings) -> int:
-    return 128
+    return load_model(settings.model).settings.resolution
 
 
 def _read(path: Path) -> dict | None:

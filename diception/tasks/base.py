@@ -141,6 +141,10 @@ class Task(ABC):
         """Predictions that ignore the image, by name; `mean_rgb` (3, H, W) is the mean target of the same prompt."""
         return {"mean image": self.decode(mean_rgb)}
 
+    def variants(self) -> list[Task]:
+        """What an evaluation measures: the task itself, or the task under several conditions, each a protocol."""
+        return [self]
+
     def references(self, image: NDArray[np.uint8]) -> dict[str, Annotation]:
         """What classical methods see in the image (H, W, 3) alone, by name; most tasks name none."""
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -56,10 +56,14 @@ class PointSegmentation(Task):
         return BinaryMask(rgb.mean(axis=0) > THRESHOLD)
 
     def evaluator(self) -> PointEvaluator:
-        return PointEvaluator()
+        return PointEvaluator(self.num_points)
 
     def visualize(self, annotation: BinaryMask, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         return overlay_mask(annotation.mask, image)
+
+    def variants(self) -> list[Task]:
+        """One, three and five points, unless the number is fixed."""
+        return [replace(self, num_points=count) for count in (1, 3, 5)] if self.num_points is None else [self]
 
     def baselines(self, mean_rgb: Array, target: Target) -> dict[str, Annotation]:
         """A disc of the usual size around the mean of the points."""
@@ -82,11 +86,15 @@ def draw_points(mask: NDArray[np.bool_], count: int, generator: np.random.Genera
 
 
 class PointEvaluator(MeanEvaluator):
-    """IoU of every mask, then the mean."""
+    """IoU of every mask, then the mean; the number of points is part of the protocol."""
 
-    protocol = "point/mean-iou"
     primary = "iou"
     higher_is_better = True
+
+    def __init__(self, num_points: int | None):
+        super().__init__()
+        points = "1-5 points" if num_points is None else f"{num_points} point{'s' * (num_points > 1)}"
+        self.protocol = f"point/mean-iou, {points}"
 
     def measure(self, prediction: BinaryMask, truth: BinaryMask) -> dict[str, float]:
         return {"iou": iou(prediction.mask, truth.mask)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from diception.colors import GRID_PALETTE, label_components, median3
 
@@ -26,6 +28,8 @@ DARK = 0.15
 """Mean of the channels below which a region is background."""
 SMALLEST = 1.6e-4, 10
 """Objects below this share of the picture or this many pixels are noise."""
+MUCH = 8
+"""A region this many times larger takes in any number of others in one round."""
 WORKING_SIDE = 192
 """Regions of larger pictures are found at about this size, their borders at the full one."""
 
@@ -44,9 +48,9 @@ def read_colors(rgb: Array) -> tuple[Labels, Array]:
     spread, lit = _local_range(small), small.mean(axis=0) > DARK
     noise = float(np.median(spread[lit])) if lit.any() else 0.0
     inner = spread < np.clip(MIXED[1] * noise, MIXED[0], MIXED[2])
-    regions, colors, counts = merge_regions(small, inner, WORTH / step**2, ALIKE)
+    regions, colors, counts = merge_regions(small, inner & lit, WORTH / step**2, ALIKE)
     names, table = _name(colors, counts * step**2, _smallest(height, width))
-    labels = np.append(names, -1)[regions]
+    labels = np.where(inner & ~lit, 0, np.append(names, -1)[regions])
     if step > 1:
         labels = labels[np.minimum(np.arange(height) // step, len(labels) - 1)]
         labels = labels[:, np.minimum(np.arange(width) // step, labels.shape[1] - 1)]
@@ -82,7 +86,9 @@ def read_palette(rgb: Array) -> tuple[Labels, Array]:
 
 
 def merge_regions(rgb: Array, part: NDArray[np.bool_], worth: float, alike: float) -> tuple[Labels, Array, Array]:
-    """Ward's clustering of connected pixels: regions that are each other's cheapest neighbour merge, in rounds.
+    """Ward's clustering of connected pixels, in rounds: regions that are each other's cheapest neighbour merge.
+
+    So does a region with its cheapest neighbour where that is far larger and hardly changed by it.
 
     Args:
         rgb: (3, H, W).
@@ -107,13 +113,12 @@ def merge_regions(rgb: Array, part: NDArray[np.bool_], worth: float, alike: floa
         # The last write wins: the cheapest edge at each end.
         best[edges[:, order].T.ravel()] = np.repeat(order, 2)
         number = np.arange(len(cost))
-        chosen = (best[a] == number) & (best[b] == number) & (cost < worth)
+        first, second, ratio = best[a] == number, best[b] == number, counts[a] / counts[b]
+        chosen = (cost < worth) & (first & (second | (ratio < 1 / MUCH)) | second & (ratio > MUCH))
         if not chosen.any():
             break
-        target = np.arange(len(counts))
-        target[b[chosen]] = a[chosen]
-        kept = target == np.arange(len(counts))
-        renamed, total = (np.cumsum(kept) - 1)[target], int(kept.sum())
+        graph = coo_array((np.ones(np.count_nonzero(chosen), bool), edges[:, chosen]), (len(counts),) * 2)
+        total, renamed = connected_components(graph, directed=False)
         sums = np.stack([np.bincount(renamed, channel, total) for channel in sums])
         counts, owner = np.bincount(renamed, counts, total), renamed[owner]
         edges = _unique(renamed[edges], total)
@@ -136,12 +141,12 @@ def _unique(edges: Labels, count: int) -> Labels:
 
 
 def _name(colors: Array, counts: Array, least: int) -> tuple[Labels, Array]:
-    """Label of each region, 0 for the dark, -1 for the tiny; and the colours (1 + K, 3) of the labels."""
-    names = np.where(colors.mean(axis=1) < DARK, 0, -1)
+    """Label of each region, -1 for the tiny; and the colours (1 + K, 3) of the labels, the background's first."""
+    names = np.full(len(colors), -1)
     table = [np.zeros(3, np.float32)]
     for index in np.argsort(-counts, kind="stable"):
-        if names[index] == 0 or counts[index] < least / 3:
-            continue
+        if counts[index] < least / 3:
+            break
         gaps = np.linalg.norm(np.array(table) - colors[index], axis=1)
         names[index] = gaps[1:].argmin() + 1 if gaps[1:].min(initial=np.inf) < SAME else len(table)
         if names[index] == len(table):

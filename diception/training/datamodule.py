@@ -68,11 +68,10 @@ def build_augment(config: AugmentConfig) -> Augment:
 
 
 def open_held_out(data: DataConfig, tasks: dict[str, Task]) -> list[HeldOut]:
-    """Held-out samples of every task that a validation source names, strided over the ranks."""
-    rank, ranks = world()
+    """Held-out samples of every task that a validation source names."""
     held_out = []
     for config in data.validation:
         reader = ShardReader(config.shards)
         for name in config.tasks:
-            held_out.append(HeldOut(tasks[name], reader, data.validation_count, data.size, rank=rank, world=ranks))
+            held_out.append(HeldOut(tasks[name], reader, data.validation_count, data.size))
     return held_out

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
+import torch
 
-from diception.config import AdapterConfig, DataConfig, FewShotConfig, ModelConfig, OptimConfig, TrainConfig
+from diception.config import (
+    AdapterConfig,
+    DataConfig,
+    FewShotConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    save_config,
+)
 from diception.datasets.folder import PairedFolder
 from diception.datasets.mixture import Source, Stream
 from diception.evaluation import HeldOut, Score, evaluate, evaluate_baselines, predictions
 from diception.model.diception import Diception
 from diception.model.lora import adapter_share
 from diception.panel import predict_rows, save_panel
-from diception.tasks import Task, task_for_kind
+from diception.tasks import task_for_kind
+from diception.training.build import build_model, check_same_run
 from diception.training.datamodule import build_augment
-from diception.training.run import build_model, fit, write_model
+from diception.training.run import fit, trained_path, write_model
 
 
 @dataclass
@@ -48,31 +58,45 @@ def adapt(config: FewShotConfig, progress: Callable[[Iterable], Iterable] = iter
     """
     task = task_for_kind(config.kind, config.name)
     folder = PairedFolder(config.images, config.targets, config.kind)
+    config = replace(config, out=config.out or f"runs/{config.name}")
+    out = Path(config.out)
     train_images, held_images = folder.split(config.held_out or max(1, len(folder) // 3), config.seed)
+    check_same_run(config, out / "few_shot.yaml")
     plan = _train_config(config)
-    model = build_model(plan)
-    size = config.size or model.settings.resolution
-    plan.data.size = size
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_model(plan).to(device)
+    plan.data.size = size = config.size or model.settings.resolution
     held_out = HeldOut(task, held_images, len(held_images), size, config.seed)
     shown = HeldOut(task, train_images, len(train_images), size, config.seed)
     if not sum(1 for _ in shown):  # reads and paints every pair: a broken file is named before anything is written
         raise ValueError(f"none of the {len(train_images)} targets to train on can be painted as {config.kind}")
-    before = evaluate(model, held_out, config.sampling, progress=progress)
-    before.baselines = evaluate_baselines(held_out)
+    before, _ = _measure(model, shown, held_out, config, progress)
+    out.mkdir(parents=True, exist_ok=True)
+    save_config(config, out / "few_shot.yaml")
     source = Source(config.name, train_images, 1.0, {task.name: 1.0})
     stream = Stream([source], {task.name: task}, size, config.seed, build_augment(config.augment))
     module = fit(model, stream, [], plan)
-    task = _calibrated(model, task, shown, config)
-    held_out.task = task
-    after = evaluate(model, held_out, config.sampling, progress=progress)
-    after.baselines = before.baselines
-    model.settings.tasks = [*model.settings.tasks, task.as_dict()]
+    after, held_out = _measure(model.to(device), shown, held_out, config, progress)
+    model.settings.tasks = [*model.settings.tasks, held_out.task.as_dict()]
+    write_model(module, plan)
     report = FewShotReport(
-        task.as_dict(), str(write_model(module, plan)), adapter_share(model), len(train_images), before, after
+        held_out.task.as_dict(), str(trained_path(plan)), adapter_share(model), len(train_images), before, after
     )
-    report.save(Path(config.out) / "report.json")
-    save_panel(predict_rows(model, held_out, config.sampling, 6), Path(config.out) / "panel.png")
+    report.save(out / "report.json")
+    save_panel(predict_rows(model, held_out, config.sampling, 6), out / "panel.png")
     return report
+
+
+def _measure(
+    model: Diception, shown: HeldOut, held_out: HeldOut, config: FewShotConfig, progress: Callable[[Iterable], Iterable]
+) -> tuple[Score, HeldOut]:
+    """Score on the held-out images, with the decoder's free parameter, if any, fitted on the images trained on."""
+    painted, truths = zip(*predictions(model, shown, config.sampling), strict=True)
+    calibrated = copy.copy(held_out)
+    calibrated.task = shown.task.calibrated(list(painted), list(truths))
+    score = evaluate(model, calibrated, config.sampling, progress=progress)
+    score.baselines = evaluate_baselines(held_out)
+    return score, calibrated
 
 
 def _train_config(config: FewShotConfig) -> TrainConfig:
@@ -90,9 +114,3 @@ def _train_config(config: FewShotConfig) -> TrainConfig:
         sampling=config.sampling,
         adapter=AdapterConfig(**asdict(config.adapter)),
     )
-
-
-def _calibrated(model: Diception, task: Task, trained_on: HeldOut, config: FewShotConfig) -> Task:
-    """The task with its decoder's free parameter, if it has one, fitted on the images trained on."""
-    painted, truths = zip(*predictions(model, trained_on, config.sampling), strict=True)
-    return task.calibrated([np.asarray(rgb) for rgb in painted], list(truths))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import warnings
 from collections.abc import Sequence
@@ -12,15 +11,16 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from diception.config import TrainConfig, save_config
 from diception.datasets.mixture import Stream
 from diception.evaluation import HeldOut
-from diception.model.autoencoder import Autoencoder
-from diception.model.checkpoint import load_model, save_model
-from diception.model.diception import Diception, small_model
-from diception.model.lora import add_lora, save_adapter
-from diception.tasks import TASK_TYPES, Task, known_tasks, task_from_dict
+from diception.flow import draw
+from diception.model.checkpoint import save_model
+from diception.model.diception import Diception
+from diception.model.lora import save_adapter
+from diception.training.build import build_model, build_tasks, check_same_run
 from diception.training.callbacks import Progress, Validation
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
 from diception.training.module import DiceptionModule
@@ -48,55 +48,8 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path:
     known = {entry["name"]: entry for entry in model.settings.tasks}
     known |= {name: tasks[name].as_dict() for name in sorted(used)}
     model.settings.tasks = list(known.values())
-    return write_model(module, config)
-
-
-def build_model(config: TrainConfig) -> Diception:
-    """The model that the config starts from; only what is to be trained requires a gradient."""
-    if config.model.base == "small":
-        if not config.model.autoencoder:
-            raise ValueError("model.base=small needs model.autoencoder, the folder of an autoencoder")
-        model = small_model(
-            Autoencoder.from_pretrained(config.model.autoencoder),
-            width=config.model.width,
-            layers=config.model.layers,
-            heads=config.model.heads,
-            resolution=config.data.size,
-            text_tokens=config.model.text_tokens,
-            point_encoding=config.model.point_encoding,
-            generator=torch.Generator().manual_seed(config.seed),
-        )
-    else:
-        model = load_model(config.model.base)
-    model.autoencoder.requires_grad_(False)
-    if config.adapter is not None:
-        adapter = config.adapter
-        generator = torch.Generator().manual_seed(config.seed)
-        add_lora(
-            model, rank=adapter.rank or None, max_share=adapter.max_share, targets=adapter.streams, generator=generator
-        )
-    if config.model.gradient_checkpointing:
-        model.transformer.enable_gradient_checkpointing()
-    return model
-
-
-def build_tasks(config: TrainConfig, model: Diception) -> dict[str, Task]:
-    """Registered tasks, then those the model was trained with, then those of the config; the later wins."""
-    tasks = {task.name: task for task in known_tasks()}
-    tasks |= {entry["name"]: task_from_dict(entry) for entry in model.settings.tasks}
-    for entry in config.tasks:
-        fields = {k: v for k, v in dataclasses.asdict(entry).items() if v}
-        fields.setdefault("token", f"[[image2{entry.name}]]")
-        if entry.name in tasks:
-            fields = tasks[entry.name].as_dict() | {k: v for k, v in dataclasses.asdict(entry).items() if v}
-        tasks[entry.name] = task_from_dict(fields)
-    named = [name for source in [*config.data.sources, *config.data.validation] for name in source.tasks]
-    for name in named:
-        if name not in tasks:
-            raise ValueError(
-                f"unknown task {name!r}; known: {', '.join(sorted(tasks))}; types: {', '.join(TASK_TYPES)}"
-            )
-    return tasks
+    write_model(module, config)
+    return trained_path(config)
 
 
 def fit(
@@ -109,13 +62,16 @@ def fit(
     """Trains on from the newest checkpoint of the run folder, if there is one; leaves the averaged weights in."""
     folder = Path(config.run)
     module, data = DiceptionModule(model, config), StreamModule(stream, config)
+    draw(torch.zeros(1, dtype=torch.int64), (1,), config.flow.density)
     module.configure_optimizers()  # as all above the folder: refuses what does not fit before anything is written
     ema = EMA(config.optim.ema) if config.optim.ema else None
     validation = Validation(held_out, config.sampling, config.validate_every, folder, ema)
+    check_same_run(config, folder / "config.yaml")
     checkpoint = newest_checkpoint(folder)
     trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks], checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.yaml")
+    if trainer.is_global_zero:
+        save_config(config, folder / "config.yaml")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
@@ -128,17 +84,21 @@ def fit(
     return module
 
 
-def write_model(module: DiceptionModule, config: TrainConfig) -> Path:
-    """Writes the adapter of an adapter run, the whole model of any other."""
+@rank_zero_only
+def write_model(module: DiceptionModule, config: TrainConfig) -> None:
+    """Writes the adapter of an adapter run, the whole model of any other, to `trained_path`."""
     summary = {"steps": config.steps, "batch_size": config.batch_size, "lr": config.optim.lr, "seed": config.seed}
     module.model.settings.training = summary
+    target = trained_path(config)
     if config.adapter is not None:
-        target = Path(config.run) / "adapter.safetensors"
         save_adapter(module.model, target, module.model.settings.tasks[-1], training=summary)
-        return target
-    target = Path(config.run) / "model"
-    save_model(module.model, target)
-    return target
+    else:
+        save_model(module.model, target)
+
+
+def trained_path(config: TrainConfig) -> Path:
+    """Where a run leaves what it has trained."""
+    return Path(config.run) / ("model" if config.adapter is None else "adapter.safetensors")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

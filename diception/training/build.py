@@ -1,0 +1,98 @@
+"""What a run is made of, from its config: the model, the tasks; and whether a folder holds the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from diception.config import TrainConfig
+from diception.model.autoencoder import Autoencoder
+from diception.model.checkpoint import from_stable_diffusion, is_stable_diffusion, load_model
+from diception.model.diception import Diception, small_model
+from diception.model.lora import add_lora
+from diception.tasks import TASK_TYPES, Task, known_tasks, task_from_dict
+
+MAY_CHANGE = (
+    "steps",
+    "devices",
+    "nodes",
+    "log_every",
+    "validate_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_minutes",
+)
+"""Keys that a resumed run may give anew; with any other it would be another run."""
+
+
+def check_same_run(config: Any, path: Path) -> None:
+    """Refuses to continue a folder that was begun with another config.
+
+    Raises:
+        ValueError: names the keys that differ.
+    """
+    if not path.exists():
+        return
+    old, new = (OmegaConf.to_container(c) for c in (OmegaConf.load(path), OmegaConf.structured(config)))
+    assert isinstance(old, dict) and isinstance(new, dict)
+    differ = sorted(str(k) for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in MAY_CHANGE)
+    if differ:
+        raise ValueError(
+            f"{path.parent} holds a run with other {', '.join(differ)} ({path.name}); choose another folder"
+        )
+
+
+def build_model(config: TrainConfig) -> Diception:
+    """The model that the config starts from; only what is to be trained requires a gradient."""
+    if config.model.base == "small":
+        if not config.model.autoencoder:
+            raise ValueError("model.base=small needs model.autoencoder, the folder of an autoencoder")
+        model = small_model(
+            Autoencoder.from_pretrained(config.model.autoencoder),
+            width=config.model.width,
+            layers=config.model.layers,
+            heads=config.model.heads,
+            resolution=config.data.size,
+            text_tokens=config.model.text_tokens,
+            point_encoding=config.model.point_encoding,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
+        model.settings.licence, model.settings.base_model = "bsd-2-clause", "none: random weights"
+    elif is_stable_diffusion(config.model.base):
+        model = from_stable_diffusion(config.model.base, torch.Generator().manual_seed(config.seed))
+        model.settings.resolution = config.data.size
+    else:
+        model = load_model(config.model.base)
+    model.autoencoder.requires_grad_(False)
+    if config.adapter is not None:
+        adapter = config.adapter
+        generator = torch.Generator().manual_seed(config.seed)
+        add_lora(
+            model, rank=adapter.rank or None, max_share=adapter.max_share, targets=adapter.streams, generator=generator
+        )
+    if config.model.gradient_checkpointing:
+        model.transformer.enable_gradient_checkpointing()
+    return model
+
+
+def build_tasks(config: TrainConfig, model: Diception) -> dict[str, Task]:
+    """Registered tasks, then those the model was trained with, then those of the config; the later wins."""
+    tasks = {task.name: task for task in known_tasks()}
+    tasks |= {entry["name"]: task_from_dict(entry) for entry in model.settings.tasks}
+    for entry in config.tasks:
+        fields = {k: v for k, v in dataclasses.asdict(entry).items() if v}
+        fields.setdefault("token", f"[[image2{entry.name}]]")
+        if entry.name in tasks:
+            fields = tasks[entry.name].as_dict() | {k: v for k, v in dataclasses.asdict(entry).items() if v}
+        tasks[entry.name] = task_from_dict(fields)
+    named = [name for source in [*config.data.sources, *config.data.validation] for name in source.tasks]
+    for name in named:
+        if name not in tasks:
+            raise ValueError(
+                f"unknown task {name!r}; known: {', '.join(sorted(tasks))}; types: {', '.join(TASK_TYPES)}"
+            )
+    return tasks
