@@ -50,7 +50,7 @@ def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 def boundary_f1(one: NDArray[np.bool_], other: NDArray[np.bool_], tolerance: float = 2.0) -> float:
     """F1 of the boundaries of two masks (H, W), matched within `tolerance` pixels; 1 if neither has any."""
-    edges = [mask & ~ndimage.binary_erosion(mask) for mask in (one, other)]
+    edges = [mask & ~np.asarray(ndimage.binary_erosion(mask), bool) for mask in (one, other)]
     counts = [np.count_nonzero(edge) for edge in edges]
     if not all(counts):
         return float(counts[0] == counts[1])

@@ -63,7 +63,7 @@ def test_killed_and_started_again_ends_with_the_same_weights(train_config: Train
     command = [sys.executable, str(ROOT / "train" / "multitask.py"), str(tmp_path / "killed.yaml")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while newest_checkpoint(Path(config.run)) is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -125,3 +125,11 @@ def test_loss_of_the_true_velocity_is_zero(train_config: TrainConfig) -> None:
 def test_a_batch_that_does_not_divide_is_refused(train_config: TrainConfig) -> None:
     with pytest.raises(ValueError, match="batch_size 4 is not a multiple"):
         train(replace(train_config, accumulate=3))
+
+
+def test_a_folder_of_another_run_is_refused_and_a_finished_one_stays(train_config: TrainConfig) -> None:
+    config = replace(train_config, steps=2, checkpoint_every=1)
+    first = weights(train(config))
+    with pytest.raises(ValueError, match="holds a run with other seed"):
+        train(replace(config, seed=1))
+    assert_equal(first, weights(train(config)))

@@ -106,7 +106,7 @@ def _photo_section(folder: Path) -> str:
     figures = "".join(_figure(path, _photo_caption(path)) for path in pictures)
     return (
         "<section><h2>A photograph</h2><p>Predicted by the exported model in a fresh process. A model of two million "
-        f"parameters that has seen rendered scenes alone cannot read a photograph well: this shows what comes out, not what "
+        "parameters that has seen rendered scenes alone cannot read a photograph well: this shows what comes out, not "
         f'the method can do.</p><div class="gallery">{figures}</div></section>'
     )
 

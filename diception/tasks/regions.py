@@ -61,7 +61,11 @@ def read_colors(rgb: Array) -> tuple[Labels, Array]:
 
 
 def read_palette(rgb: Array) -> tuple[Labels, Array]:
-    """Labels and scores of objects in colours of the grid palette, (3, H, W): connected regions after rounding."""
+    """Labels and scores of objects in colours of the grid palette, (3, H, W), after rounding to the grid.
+
+    A colour is one object, in however many pieces, unless all colours are there: then some may serve twice, and each
+    piece is an object.
+    """
     picture = median3(np.clip(rgb, 0, 1).astype(np.float32))
     height, width = picture.shape[1:]
     levels = np.rint(picture * 2).astype(np.int64)
@@ -69,20 +73,26 @@ def read_palette(rgb: Array) -> tuple[Labels, Array]:
     pure = ndimage.maximum_filter(codes, 3, mode="nearest") == ndimage.minimum_filter(codes, 3, mode="nearest")
     labels = np.where((codes == 0) & pure, 0, -1)
     colors = [np.zeros(3, np.float32)]
-    for code, place in enumerate(ndimage.find_objects(codes), 1):
-        if place is None:
-            continue
-        pieces, number = label_components(codes[place] == code)
-        areas = np.bincount(pieces.ravel(), minlength=number + 1)
-        # A piece without a 3 x 3 core of one colour is the blurred border of other objects.
-        cored = np.bincount(pieces.ravel(), pure[place].ravel(), number + 1) > 0
-        numbers = np.full(number + 1, -1)
-        kept = np.flatnonzero(cored[1:] & (areas[1:] >= _smallest(height, width))) + 1
-        numbers[kept] = len(colors) + np.arange(len(kept))
-        colors += [GRID_PALETTE[code - 1]] * len(kept)
-        labels[place] = np.where(numbers[pieces] > 0, numbers[pieces], labels[place])
+    places = ndimage.find_objects(codes)
+    found = {code: _pieces(codes, pure, code, place) for code, place in enumerate(places, 1) if place is not None}
+    repeats = sum(pieces.any() for pieces in found.values()) == len(GRID_PALETTE)
+    for code, pieces in found.items():
+        numbered = pieces if repeats else np.minimum(pieces, 1)
+        labels[places[code - 1]] += np.where(numbered > 0, numbered + len(colors), 0)
+        colors += [GRID_PALETTE[code - 1]] * int(numbered.max(initial=0))
     reach = max(2, round(4 * min(height, width) / 768))
     return _numbered(_fill(labels, picture, np.array(colors), reach), picture, np.array(colors))
+
+
+def _pieces(codes: Labels, pure: NDArray[np.bool_], code: int, place: tuple[slice, ...]) -> Labels:
+    """Numbers from 1 of the connected pieces of one code in a window, 0 elsewhere and where they are noise."""
+    pieces, number = label_components(codes[place] == code)
+    areas = np.bincount(pieces.ravel(), minlength=number + 1)
+    # A piece without a 3 x 3 core of one colour is the blurred border of other objects.
+    cored = np.bincount(pieces.ravel(), pure[place].ravel(), number + 1) > 0
+    kept = cored & (areas >= _smallest(*codes.shape))
+    kept[0] = False
+    return np.where(kept, np.cumsum(kept), 0)[pieces]
 
 
 def merge_regions(rgb: Array, part: NDArray[np.bool_], worth: float, alike: float) -> tuple[Labels, Array, Array]:

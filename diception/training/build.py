@@ -37,7 +37,9 @@ def check_same_run(config: Any, path: Path) -> None:
     """
     if not path.exists():
         return
-    old, new = (OmegaConf.to_container(c) for c in (OmegaConf.load(path), OmegaConf.structured(config)))
+    # Through yaml and back, where a tuple becomes a list.
+    written = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    old, new = (OmegaConf.to_container(c) for c in (OmegaConf.load(path), written))
     assert isinstance(old, dict) and isinstance(new, dict)
     differ = sorted(str(k) for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in MAY_CHANGE)
     if differ:

@@ -1,0 +1,104 @@
+"""What every annotation can do, and the operations on arrays that they share."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Size = tuple[int, int]
+DepthSpace = Literal["depth", "disparity", "log"]
+
+
+class Annotation(ABC):
+    """What is known about an image. Geometry acts on the annotation, so that no task or transform repeats it."""
+
+    kind: ClassVar[str]
+    suffix: ClassVar[str]
+    """Ending of the member in a shard and of a saved file."""
+    size: Size
+    """(H, W) in pixels."""
+
+    @abstractmethod
+    def crop(self, top: int, left: int, height: int, width: int) -> Self:
+        """The window [top, top + height) x [left, left + width)."""
+
+    @abstractmethod
+    def resize(self, height: int, width: int, smooth: bool = False) -> Self:
+        """Exact nearest; `smooth` is for predictions: bilinear where values may be mixed."""
+
+    @abstractmethod
+    def hflip(self) -> Self:
+        """The annotation of the mirror image."""
+
+    @abstractmethod
+    def to_array(self) -> NDArray[Any]:
+        """The numbers: values, normals, masks, keypoints, labels or RGB."""
+
+    @abstractmethod
+    def to_bytes(self) -> bytes:
+        """As stored in a shard under `suffix`."""
+
+    @classmethod
+    @abstractmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Reads what `to_bytes` gives."""
+
+
+def nearest(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """(..., H, W) to (..., height, width): pixel i takes source pixel floor((i + .5) * source / target)."""
+    rows, columns = array.shape[-2:]
+    down = (2 * np.arange(height) + 1) * rows // (2 * height)
+    across = (2 * np.arange(width) + 1) * columns // (2 * width)
+    return np.ascontiguousarray(array[..., down[:, None], across])
+
+
+def bilinear(array: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
+    """(..., H, W) to (..., height, width) float32; antialiased where it shrinks."""
+    planes = array.astype(np.float32).reshape(-1, *array.shape[-2:])
+    resized = [Image.fromarray(p).resize((width, height), Image.Resampling.BILINEAR) for p in planes]
+    return np.array(resized, np.float32).reshape(*array.shape[:-2], height, width)
+
+
+def window(array: NDArray[Any], top: int, left: int, height: int, width: int) -> NDArray[Any]:
+    rows, columns = array.shape[-2:]
+    if min(top, left, height - 1, width - 1) < 0 or top + height > rows or left + width > columns:
+        raise ValueError(f"crop {(top, left, height, width)} (top, left, height, width) leaves size {(rows, columns)}")
+    return np.ascontiguousarray(array[..., top : top + height, left : left + width])
+
+
+def mirror(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array[..., ::-1])
+
+
+def plane_size(array: NDArray[Any], leading: tuple[int | None, ...], what: str) -> Size:
+    """(H, W) of an array whose leading axes are as given (None: any length)."""
+    wrong = array.ndim != len(leading) + 2
+    if wrong or any(want not in (None, have) for want, have in zip(leading, array.shape, strict=False)):
+        allowed = ", ".join([str(n) if n is not None else "K" for n in leading] + ["H", "W"])
+        raise ValueError(f"{what} have shape {array.shape}, expected ({allowed})")
+    return array.shape[-2], array.shape[-1]
+
+
+def to_png(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def from_png(data: bytes, mode: str | None = None) -> NDArray[Any]:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image if mode is None else image.convert(mode))
+
+
+def to_npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

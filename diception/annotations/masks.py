@@ -1,0 +1,149 @@
+"""One mask, or the masks of many instances."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from diception.annotations.base import Annotation, Size, bilinear, from_png, mirror, nearest, plane_size, to_png, window
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(eq=False)
+class BinaryMask(Annotation):
+    """One region of an image."""
+
+    kind: ClassVar[str] = "mask"
+    suffix: ClassVar[str] = "mask.png"
+    mask: NDArray[np.bool_]
+    """(H, W)."""
+    category: str | None = None
+    """What is marked; not stored in the png."""
+    size: Size = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.mask = np.asarray(self.mask, bool)
+        self.size = plane_size(self.mask, (), "masks")
+
+    def crop(self, top: int, left: int, height: int, width: int) -> Self:
+        return replace(self, mask=window(self.mask, top, left, height, width))
+
+    def resize(self, height: int, width: int, smooth: bool = False) -> Self:
+        return replace(self, mask=_resize_masks(self.mask, height, width, smooth))
+
+    def hflip(self) -> Self:
+        return replace(self, mask=mirror(self.mask))
+
+    def to_array(self) -> NDArray[Any]:
+        return self.mask
+
+    def to_bytes(self) -> bytes:
+        return to_png(self.mask.astype(np.uint8) * np.uint8(255))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        return cls(from_png(data, "L") > 127)
+
+
+def _resize_masks(masks: NDArray[np.bool_], height: int, width: int, smooth: bool) -> NDArray[np.bool_]:
+    return bilinear(masks, height, width) > 0.5 if smooth else nearest(masks, height, width)
+
+
+@dataclass(eq=False)
+class InstanceMasks(Annotation):
+    """Objects of an image, each a mask; masks may overlap, there may be none."""
+
+    kind: ClassVar[str] = "instances"
+    suffix: ClassVar[str] = "instances.json"
+    masks: NDArray[np.bool_]
+    """(K, H, W)."""
+    categories: tuple[str, ...]
+    """One per mask; "" where unknown."""
+    scores: NDArray[np.float32] | None = None
+    """(K,), of predictions."""
+    size: Size = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.masks = np.asarray(self.masks, bool)
+        self.size = plane_size(self.masks, (None,), "instance masks")
+        self.categories = tuple(self.categories)
+        if self.scores is not None:
+            self.scores = np.asarray(self.scores, np.float32)
+        scores = len(self) if self.scores is None else len(self.scores)
+        if not len(self) == len(self.categories) == scores:
+            raise ValueError(f"{len(self)} masks have {len(self.categories)} categories and {scores} scores")
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    @property
+    def areas(self) -> NDArray[np.int64]:
+        """(K,) pixels of each mask."""
+        return np.array([np.count_nonzero(mask) for mask in self.masks], np.int64)
+
+    def select(self, chosen: NDArray[Any]) -> InstanceMasks:
+        """The masks that a boolean (K,) or an array of indices picks."""
+        indices = np.arange(len(self))[chosen]
+        scores = None if self.scores is None else self.scores[indices]
+        return InstanceMasks(self.masks[indices], tuple(self.categories[i] for i in indices), scores)
+
+    def of_category(self, name: str) -> InstanceMasks:
+        """The masks of one category."""
+        return self.select(np.array([category == name for category in self.categories], bool))
+
+    def union(self) -> BinaryMask:
+        """All masks as one; its category is theirs where they share one."""
+        names = set(self.categories)
+        return BinaryMask(np.asarray(self.masks.any(axis=0)), names.pop() if len(names) == 1 else None)
+
+    def _with(self, masks: NDArray[np.bool_]) -> Self:
+        """These masks in place of the own ones; what has become empty is dropped."""
+        kept = InstanceMasks(masks, self.categories, self.scores).select(np.flatnonzero(masks.any(axis=(1, 2))))
+        return replace(self, masks=kept.masks, categories=kept.categories, scores=kept.scores)
+
+    def crop(self, top: int, left: int, height: int, width: int) -> Self:
+        """Masks that lie outside are dropped."""
+        return self._with(window(self.masks, top, left, height, width))
+
+    def resize(self, height: int, width: int, smooth: bool = False) -> Self:
+        """Masks too small to be seen at the new size are dropped."""
+        return self._with(_resize_masks(self.masks, height, width, smooth))
+
+    def hflip(self) -> Self:
+        return replace(self, masks=mirror(self.masks))
+
+    def to_array(self) -> NDArray[Any]:
+        return self.masks
+
+    def to_bytes(self) -> bytes:
+        """JSON with COCO's compressed run lengths."""
+        instances = []
+        for index, rle in enumerate(encode_rle(self.masks)):
+            score = None if self.scores is None else float(self.scores[index])
+            entry = {"rle": rle["counts"].decode("ascii"), "category": self.categories[index], "score": score}
+            instances.append(entry)
+        return json.dumps({"size": list(self.size), "instances": instances}).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        content = json.loads(data)
+        height, width = (int(side) for side in content["size"])
+        entries = content["instances"]
+        rles = [{"size": [height, width], "counts": entry["rle"].encode("ascii")} for entry in entries]
+        masks = coco_mask.decode(cast(Any, rles)).transpose(2, 0, 1) if rles else np.zeros((0, height, width))
+        scores = [entry["score"] for entry in entries]
+        known = len(scores) > 0 and all(score is not None for score in scores)
+        categories = tuple(str(entry["category"]) for entry in entries)
+        return cls(np.ascontiguousarray(masks, bool), categories, np.array(scores, np.float32) if known else None)
+
+
+def encode_rle(masks: NDArray[np.bool_]) -> list[Any]:
+    """COCO's compressed run lengths of (K, H, W) masks: {"size": [H, W], "counts": bytes} each."""
+    return [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]
