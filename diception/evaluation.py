@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,8 +57,15 @@ class Score:
         return self.value > other if self.higher_is_better else self.value < other
 
     def as_dict(self) -> dict:
-        """All fields, for a JSON file."""
-        return dataclasses.asdict(self)
+        """All fields, for a JSON file, which has no nan: what was not measured is None."""
+        fields = dataclasses.asdict(self)
+        fields["metrics"] = _without_nan(self.metrics)
+        fields["baselines"] = {name: _without_nan(metrics) for name, metrics in self.baselines.items()}
+        return fields
+
+
+def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
 class HeldOut:

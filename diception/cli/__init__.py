@@ -23,6 +23,10 @@ COMMANDS = {
 }
 
 
+UNUSABLE_PATH = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors of a path that the user named for output; their texts name it."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand. Exit status: 0 done, 2 the input is wrong (one line), 1 anything else."""
     parser = argparse.ArgumentParser(prog="diception", description="Stable Diffusion 3 as one perception model.")
@@ -38,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         arguments.execute(arguments)
-    except ValueError as error:
+    except (ValueError, *UNUSABLE_PATH) as error:
         if os.environ.get("DICEPTION_DEBUG"):
             raise
         print(f"diception {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)

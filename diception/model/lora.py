@@ -13,17 +13,20 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diception.model.diception import Diception
 from diception.model.hashing import weights_hash
 from diception.model.transformer import DiceptionTransformer
+from diception.model.weights import write_tensors
 
 TARGETS = ("image", "both")
 NAME = "default"
 FORMAT = "diception-adapter-1"
 FILE = "adapter.safetensors"
+KEY = "diception_adapter"
+"""The one entry of the file's metadata, JSON: several entries would be written in random order."""
 
 
 @dataclass
@@ -157,12 +160,12 @@ def save_adapter(
     config = model.transformer.peft_config[NAME]
     metadata = {
         "format": FORMAT,
-        "rank": str(config.r),
-        "alpha": repr(float(config.lora_alpha)),
+        "rank": config.r,
+        "alpha": float(config.lora_alpha),
         "targets": "both" if any(".add_" in name for name in weights) else "image",
-        "task": json.dumps(task),
-        "training": json.dumps(training or {}),
-        "prompts": json.dumps(list(prompts)),
+        "task": task,
+        "training": training or {},
+        "prompts": list(prompts),
         "base_hash": base_hash(model),
     }
     context, pooled = model.bank[list(prompts)]
@@ -171,7 +174,7 @@ def save_adapter(
     file = _file(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.tmp")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    write_tensors(tensors, temporary, {KEY: json.dumps(metadata)})
     return temporary.replace(file)
 
 
@@ -186,8 +189,7 @@ def load_adapter(model: Diception, path: str | Path) -> AdapterInfo:
     found = base_hash(model)
     if metadata["base_hash"] != found:
         raise ValueError(f"{path} was made for the base {metadata['base_hash']}, this model's transformer is {found}")
-    prompts = json.loads(metadata["prompts"])
-    rank, alpha, targets = int(metadata["rank"]), float(metadata["alpha"]), metadata["targets"]
+    prompts, rank, alpha, targets = (metadata[name] for name in ("prompts", "rank", "alpha", "targets"))
     share = add_lora(model, rank, alpha, targets)
     own = adapter_weights(model)
     context, pooled = tensors.pop("prompts.context", None), tensors.pop("prompts.pooled", None)
@@ -202,8 +204,7 @@ def load_adapter(model: Diception, path: str | Path) -> AdapterInfo:
     for name, weight in own.items():
         weight.data.copy_(tensors[name])
     model.bank.put(prompts, context, pooled)
-    task, training = json.loads(metadata["task"]), json.loads(metadata["training"])
-    return AdapterInfo(rank, alpha, targets, task, training, prompts, found, share)
+    return AdapterInfo(rank, alpha, targets, metadata["task"], metadata["training"], prompts, found, share)
 
 
 def base_hash(model: Diception) -> str:
@@ -235,12 +236,12 @@ def _file(path: str | Path) -> Path:
     return Path(path) if Path(path).suffix == ".safetensors" else Path(path) / FILE
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not file.is_file():
         raise ValueError(f"no adapter at {file}")
     try:
         with safe_open(str(file), framework="pt") as opened:
-            metadata = opened.metadata() or {}
+            metadata = json.loads((opened.metadata() or {}).get(KEY, "{}"))
         tensors = load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file} is not readable: {error}") from error

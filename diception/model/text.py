@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from diception.model.weights import write_tensors
 
 TOKEN = re.compile(r"\[\[|\]\]|[^\W\d_]+|\d+|[^\w\s]|_")
 
@@ -155,7 +156,7 @@ class PromptBank:
             "dtype": str(context.dtype).removeprefix("torch."),
             "max_length": str(context.shape[1]),
         }
-        save_file({"context": context.contiguous(), "pooled": pooled.contiguous()}, str(path), metadata)
+        write_tensors({"context": context, "pooled": pooled}, Path(path), metadata)
 
     @classmethod
     def load(cls, path: str | Path, load_encoder: Callable[[], TextEncoder] | None = None) -> PromptBank:

@@ -34,7 +34,13 @@ def save_module(module: Any, folder: Path, dtype: torch.dtype | None = None, cla
         write_json(folder / "config.json", {**read_json(folder / "config.json"), "_class_name": class_name})
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
     cast = {n: t.to(dtype) if dtype is not None and t.is_floating_point() else t for n, t in state.items()}
-    save_file({name: tensor.contiguous() for name, tensor in cast.items()}, folder / WEIGHTS, {"format": "pt"})
+    write_tensors(cast, folder / WEIGHTS, {"format": "pt"})
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """One safetensors file, readable by everybody: the library makes it private to its owner."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    path.chmod(0o644)
 
 
 def load_module(cls: type[ModelMixin], folder: Path) -> Any:

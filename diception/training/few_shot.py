@@ -47,7 +47,8 @@ class FewShotReport:
 
     def save(self, path: Path) -> None:
         """Writes the report as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        scores = {"before": self.before.as_dict(), "after": self.after.as_dict()}
+        path.write_text(json.dumps(asdict(self) | scores, indent=1) + "\n")
 
 
 def adapt(config: FewShotConfig, progress: Callable[[Iterable], Iterable] = iter) -> FewShotReport:
