@@ -53,7 +53,7 @@ class QuickstartSettings:
     adapter_steps: int = 500
     """Optimizer steps of the 50-image adaptation."""
     adapter_images: int = 50
-    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(steps=4, guidance_scale=1.0))
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(steps=1, guidance_scale=1.0))
 
 
 def run_quickstart(settings: QuickstartSettings) -> Path:
