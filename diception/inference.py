@@ -150,8 +150,8 @@ class Pipeline:
         task: str,
         points: Sequence[tuple[float, float]] | None = None,
         category: str | None = None,
-        steps: int = 28,
-        guidance_scale: float = 2.0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
         seed: int = 0,
         noise: Tensor | None = None,
         size: tuple[int, int] | None = None,
@@ -164,8 +164,8 @@ class Pipeline:
             task: name of a task that the model knows.
             points: 1 to 5 (x, y) in [0, 1], for tasks prompted by points.
             category: for tasks prompted by category, for example `person`.
-            steps: Euler steps.
-            guidance_scale: runs guidance above 1.
+            steps: Euler steps; by default what the model's settings say (28 as released, 1 for `tiny`).
+            guidance_scale: runs guidance above 1; by default what the model's settings say (2 as released).
             seed: fixes the noise; the same for every image of a batch.
             noise: (B, 16, h/8, w/8) to start from instead; with B of 1, the same for every image.
             size: (h, w) at which the model works, multiples of 16; its own resolution, squared, by default.
@@ -184,7 +184,12 @@ class Pipeline:
         batch = _batch(images, task, array, prompt, seed, (height, width)).to(self.model.device)
         if noise is not None:
             noise = self._noise(noise, len(images), height, width)
-        rgb = generate(self.model, batch, SamplingConfig(steps, guidance_scale, seed), noise, progress)
+        sampling = SamplingConfig(
+            steps=self.model.settings.steps if steps is None else steps,
+            guidance_scale=self.model.settings.guidance_scale if guidance_scale is None else guidance_scale,
+            seed=seed,
+        )
+        rgb = generate(self.model, batch, sampling, noise, progress)
         predictions = [
             Prediction(
                 chosen, picture, painted, chosen.decode(painted.cpu().numpy()).resize(*picture.shape[:2], smooth=True)

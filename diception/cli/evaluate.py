@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", help="names with commas; by default every task of the model that the data serves")
     parser.add_argument("--adapter", type=Path, help="an adapter made by `diception adapt`")
     parser.add_argument("--size", type=int, help="side in pixels (default: the model's resolution)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[28], help="numbers of denoising steps (default 28)")
+    parser.add_argument("--steps", type=int, nargs="+", help="numbers of denoising steps (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, default=1.0, help="guidance runs above 1 (default 1)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="fixes points, categories and noise")
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diception.inference import Pipeline
     from diception.tables import format_scores
 
-    if min(arguments.steps) < 1 or arguments.count < 1:
+    if min(arguments.steps or [1]) < 1 or arguments.count < 1:
         raise ValueError(f"--steps is {arguments.steps} and --count {arguments.count}; both must be at least 1")
     pipeline = Pipeline.from_pretrained(arguments.model, device=arguments.device, adapter=arguments.adapter)
     names = arguments.tasks.split(",") if arguments.tasks else sorted(pipeline.tasks)
@@ -51,7 +51,10 @@ def run(arguments: argparse.Namespace) -> None:
         pipeline.model,
         tasks,
         reader,
-        [SamplingConfig(steps, arguments.guidance_scale) for steps in arguments.steps],
+        [
+            SamplingConfig(steps, arguments.guidance_scale)
+            for steps in arguments.steps or [pipeline.model.settings.steps]
+        ],
         count=arguments.count,
         size=size,
         seed=arguments.seed,

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", help='1 to 5 points "y,x;y,x" in [0, 1], for tasks prompted by points')
     parser.add_argument("--category", help="what to look for, for tasks prompted by category")
     parser.add_argument("--adapter", type=Path, help="an adapter made by `diception adapt`")
-    parser.add_argument("--steps", type=int, default=28, help="denoising steps (default 28)")
-    parser.add_argument("--guidance-scale", type=float, default=2.0, help="guidance runs above 1 (default 2)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's own; 28 as released)")
+    parser.add_argument("--guidance-scale", type=float, help="guidance runs above 1 (default: the model's own)")
     parser.add_argument("--seed", type=int, default=0, help="fixes the noise (default 0)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diception.datasets.images import read_image
     from diception.inference import Pipeline, Prediction
 
-    if arguments.steps < 1:
+    if arguments.steps is not None and arguments.steps < 1:
         raise ValueError(f"--steps is {arguments.steps}; it must be at least 1")
     points = parse_points(arguments.points) if arguments.points else None
     images = [read_image(path) for path in arguments.image]

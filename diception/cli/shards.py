@@ -39,9 +39,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:
-    from diception.datasets.synthetic import SyntheticScenes
+    from diception.datasets.synthetic import HELD_OUT_SEED, SyntheticScenes
     from diception.datasets.synthetic.write import write_scenes
 
+    if arguments.seed == HELD_OUT_SEED:
+        raise ValueError(
+            f"--seed {HELD_OUT_SEED} makes the scenes that `diception evaluate` measures on; choose another"
+        )
     if arguments.count < 1:
         raise ValueError(f"--count is {arguments.count}; it must be at least 1")
     scenes = SyntheticScenes(arguments.count, arguments.size, arguments.domain, arguments.seed)

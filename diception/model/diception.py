@@ -25,6 +25,10 @@ class ModelSettings:
     """Side in pixels at which the model was trained."""
     shift: float = 3.0
     """Shift of the sigma schedule."""
+    steps: int = 28
+    """Denoising steps that serve it best, for whoever does not say."""
+    guidance_scale: float = 2.0
+    """The same for the guidance scale."""
     tasks: list[dict[str, Any]] = field(default_factory=list)
     """The tasks that it was trained on, as `Task.as_dict` gives them."""
     licence: str = ""

@@ -39,7 +39,7 @@ def write_report(folder: Path, new_task: str, meaning: str) -> Path:
     before, after = (json.loads((folder / f"{name}.json").read_text()) for name in ("before", "after"))
     shot = json.loads((folder / "adapter" / "report.json").read_text())
     seconds = json.loads((folder / "seconds.json").read_text())
-    improved = sum(_gain(old, new) > 0 for old, new in zip(before, after, strict=True))
+    improved = sum(_gain(old, new) >= 5e-4 for old, new in zip(before, after, strict=True))
     cards = [
         (f"{improved} of {len(after)}", "measures better after training"),
         (f"{shot['before']['metrics']['iou']:.2f} → {shot['after']['metrics']['iou']:.2f}", f"IoU of “{new_task}”"),
@@ -87,7 +87,7 @@ def _few_shot_section(folder: Path, shot: dict, new_task: str, meaning: str) -> 
     names = list(after["metrics"])
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     body = "".join(
-        f"<tr><td>{escape(label)}</td>" + "".join(f"<td>{metrics[name]:.3f}</td>" for name in names) + "</tr>"
+        f"<tr><td>{escape(label)}</td>" + "".join(f"<td>{_number(metrics[name])}</td>" for name in names) + "</tr>"
         for label, metrics in rows
     )
     return (
@@ -101,7 +101,8 @@ def _few_shot_section(folder: Path, shot: dict, new_task: str, meaning: str) -> 
 
 
 def _photo_section(folder: Path) -> str:
-    pictures = sorted(p for p in (folder / "photo").glob("*.png") if not p.name.endswith(".rgb.png"))
+    # <photo>.<task>.png are the pictures for people; data and raw paintings have one part more.
+    pictures = sorted(p for p in (folder / "photo").glob("*.png") if p.name == "input.png" or p.name.count(".") == 2)
     pictures.sort(key=lambda path: path.name != "input.png")
     figures = "".join(_figure(path, _photo_caption(path)) for path in pictures)
     return (
@@ -125,22 +126,32 @@ def _score_table(before: list[dict], after: list[dict]) -> str:
     for old, new in zip(before, after, strict=True):
         name, gain = new["primary"], _gain(old, new)
         guesses = {label: metrics[name] for label, metrics in new["baselines"].items()}
-        guess = "<br>".join(f"{value:.3f} <small>{escape(label)}</small>" for label, value in guesses.items())
+        guess = "<br>".join(f"{_number(value)} <small>{escape(label)}</small>" for label, value in guesses.items())
         arrow = "↑" if new["higher_is_better"] else "↓"
         rows.append(
             f"<tr><td>{escape(new['task'].replace('_', ' '))}<br><small>{escape(new['protocol'])}</small></td>"
-            f"<td>{escape(name)} {arrow}</td><td>{guess}</td><td>{old['metrics'][name]:.3f}</td>"
-            f'<td>{new["metrics"][name]:.3f}</td><td class="{"good" if gain > 0 else "bad"}">{gain:+.0%}</td></tr>'
+            f"<td>{escape(name)} {arrow}</td><td>{guess}</td><td>{_number(old['metrics'][name])}</td>"
+            f'<td>{_number(new["metrics"][name])}</td><td class="{_verdict(gain)}">{gain:+.3f}</td></tr>'
         )
     head = "<tr><th>task</th><th>metric</th><th>ignoring the image</th><th>before</th><th>after</th><th>gain</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 
 def _gain(old: dict, new: dict) -> float:
-    """Relative improvement of the headline metric; positive is better in either direction."""
-    name = new["primary"]
-    change = (new["metrics"][name] - old["metrics"][name]) / max(abs(old["metrics"][name]), 1e-3)
-    return change if new["higher_is_better"] else -change
+    """Change of the headline metric, positive for better in either direction; 0 where it was not measured."""
+    before, after = (score["metrics"][score["primary"]] for score in (old, new))
+    if before is None or after is None:
+        return 0.0
+    return after - before if new["higher_is_better"] else before - after
+
+
+def _verdict(gain: float) -> str:
+    """The class of a table cell; what rounds to nothing is neither good nor bad."""
+    return "" if abs(gain) < 5e-4 else "good" if gain > 0 else "bad"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _figure(path: Path, caption: str) -> str:

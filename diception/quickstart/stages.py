@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +48,9 @@ class QuickstartSettings:
     """Scenes of domain two to train on."""
     held_out: int = 64
     """Scenes of domain two to measure on."""
-    steps: int = 600
+    steps: int = 900
     """Optimizer steps of the training leg."""
-    adapter_steps: int = 500
+    adapter_steps: int = 700
     """Optimizer steps of the 50-image adaptation."""
     adapter_images: int = 50
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(steps=1, guidance_scale=1.0))
@@ -61,6 +61,7 @@ def run_quickstart(settings: QuickstartSettings) -> Path:
     read_image(settings.photo)  # both refuse what cannot be read before minutes are spent
     Pipeline.from_pretrained(settings.model)
     settings.out.mkdir(parents=True, exist_ok=True)
+    _check_same(settings)
     stages: list[tuple[str, Callable[[QuickstartSettings], None]]] = [
         ("scenes that the shipped model has not seen, as shards", _shards),
         ("the shipped model on them", _before),
@@ -78,6 +79,15 @@ def run_quickstart(settings: QuickstartSettings) -> Path:
         seconds[title] = max(seconds.get(title, 0), time.perf_counter() - start)
         (settings.out / "seconds.json").write_text(json.dumps(seconds, indent=1))
     return write_report(settings.out, NEW_TASK, MEANING)
+
+
+def _check_same(settings: QuickstartSettings) -> None:
+    """Refuses a folder that was begun with other settings; remembers them in a new one."""
+    path, own = settings.out / "settings.json", {k: str(v) for k, v in asdict(settings).items() if k != "out"}
+    known = _read(path)
+    if known not in (None, own):
+        raise ValueError(f"{settings.out} holds a quick start with other settings; choose another --out")
+    path.write_text(json.dumps(own, indent=1))
 
 
 def _shards(settings: QuickstartSettings) -> None:

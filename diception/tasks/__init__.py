@@ -98,9 +98,10 @@ def task_for_kind(kind: str, name: str) -> Task:
         raise ValueError(f"unknown kind of targets {kind!r}; known: {', '.join(FEW_SHOT_TYPES)}")
     if not re.fullmatch("[a-z0-9_]+", name):
         raise ValueError(f"{name!r} is no name of a task; allowed: lower-case letters, digits, _")
-    if name in _registered:
+    token = f"[[image2{name}]]"
+    if name in _registered or any(token == known.token for known in _registered.values()):
         raise ValueError(f"{name!r} is the name of a task that the model has; choose another for the new one")
-    return FEW_SHOT_TYPES[kind](name=name, token=f"[[image2{name}]]")
+    return FEW_SHOT_TYPES[kind](name=name, token=token)
 
 
 register(Depth(name="depth", token="[[image2depth]]"))

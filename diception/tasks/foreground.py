@@ -43,9 +43,10 @@ class Foreground(Task):
         return {**super().baselines(mean_rgb, target), "everything": everything}
 
     def references(self, image: NDArray[np.uint8]) -> dict[str, Annotation]:
-        """Otsu's threshold on the grey image, bright as foreground."""
+        """Otsu's threshold on the grey image, with what is bright and with what is dark as foreground."""
         grey = image.astype(np.float32).mean(axis=2)
-        return {"Otsu's threshold": BinaryMask(grey > otsu_threshold(grey))}
+        bright = grey > otsu_threshold(grey)
+        return {"Otsu's threshold, bright": BinaryMask(bright), "Otsu's threshold, dark": BinaryMask(~bright)}
 
     def calibrated(self, painted: list[Array], truths: list[Annotation]) -> Foreground:
         """The threshold with the best mean IoU on training images: few steps paint too grey for one half."""

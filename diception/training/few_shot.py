@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from diception.config import (
@@ -66,6 +67,8 @@ def adapt(config: FewShotConfig, progress: Callable[[Iterable], Iterable] = iter
     plan = _train_config(config)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build_model(plan).to(device)
+    if any(task.name == known["name"] or task.token == known["token"] for known in model.settings.tasks):
+        raise ValueError(f"the model {config.model} already has a task {task.name!r}; choose another name")
     plan.data.size = size = config.size or model.settings.resolution
     held_out = HeldOut(task, held_images, len(held_images), size, config.seed)
     shown = HeldOut(task, train_images, len(train_images), size, config.seed)
@@ -77,7 +80,9 @@ def adapt(config: FewShotConfig, progress: Callable[[Iterable], Iterable] = iter
     source = Source(config.name, train_images, 1.0, {task.name: 1.0})
     stream = Stream([source], {task.name: task}, size, config.seed, build_augment(config.augment))
     module = fit(model, stream, [], plan)
+    baselines = _baselines(shown, held_out)
     after, held_out = _measure(model.to(device), shown, held_out, config, progress)
+    before.baselines = after.baselines = baselines
     model.settings.tasks = [*model.settings.tasks, held_out.task.as_dict()]
     write_model(module, plan)
     report = FewShotReport(
@@ -96,8 +101,16 @@ def _measure(
     calibrated = copy.copy(held_out)
     calibrated.task = shown.task.calibrated(list(painted), list(truths))
     score = evaluate(model, calibrated, config.sampling, progress=progress)
-    score.baselines = evaluate_baselines(held_out)
     return score, calibrated
+
+
+def _baselines(shown: HeldOut, held_out: HeldOut) -> dict[str, dict[str, float]]:
+    """Baselines on the held-out images, decoded as favourably as the model: fitted on the targets trained on."""
+    targets = [example.target for example in shown]
+    mean = np.mean([target.rgb for target in targets], axis=0)
+    fair = copy.copy(held_out)
+    fair.task = shown.task.calibrated([mean] * len(targets), [target.truth for target in targets])
+    return evaluate_baselines(fair)
 
 
 def _train_config(config: FewShotConfig) -> TrainConfig:
