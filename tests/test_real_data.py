@@ -89,6 +89,7 @@ def test_photographs_are_predicted_for_all_six_tasks(coco: Path, trained: Path, 
                 points=[(0.5, 0.5), (0.6, 0.4)] if name == "point_segmentation" else None,
                 category="person" if name == "semantic_segmentation" else None,
                 steps=1,
+                guidance_scale=2.0,
             )
             assert not isinstance(prediction, list)
             own = prediction.annotation

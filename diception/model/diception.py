@@ -25,10 +25,6 @@ class ModelSettings:
     """Side in pixels at which the model was trained."""
     shift: float = 3.0
     """Shift of the sigma schedule."""
-    steps: int = 28
-    """Denoising steps that serve it best, for whoever does not say."""
-    guidance_scale: float = 2.0
-    """The same for the guidance scale."""
     tasks: list[dict[str, Any]] = field(default_factory=list)
     """The tasks that it was trained on, as `Task.as_dict` gives them."""
     licence: str = ""
@@ -39,6 +35,10 @@ class ModelSettings:
     """Summary of the training: steps, samples, data, scores."""
     point_order: str = "yx"
     """Order of the coordinates of a point that the weights were trained with; the point embedder's."""
+    steps: int = 28
+    """Denoising steps that serve it best, for whoever does not say."""
+    guidance_scale: float = 2.0
+    """The same for the guidance scale."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON; inverse of `from_dict`."""

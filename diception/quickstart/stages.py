@@ -87,7 +87,8 @@ def _check_same(settings: QuickstartSettings) -> None:
     known = _read(path)
     if known not in (None, own):
         raise ValueError(f"{settings.out} holds a quick start with other settings; choose another --out")
-    path.write_text(json.dumps(own, indent=1))
+    if known is None:
+        path.write_text(json.dumps(own, indent=1))
 
 
 def _shards(settings: QuickstartSettings) -> None:
