@@ -52,10 +52,6 @@ class Score:
         """The headline metric."""
         return self.metrics[self.primary]
 
-    def better_than(self, other: float) -> bool:
-        """Whether the headline metric beats a number of the same protocol."""
-        return self.value > other if self.higher_is_better else self.value < other
-
     def as_dict(self) -> dict:
         """All fields, for a JSON file, which has no nan: what was not measured is None."""
         fields = dataclasses.asdict(self)

@@ -30,11 +30,6 @@ def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
     return noise - latents
 
 
-def predict_latents(noisy: Tensor, velocity: Tensor, sigmas: Tensor) -> Tensor:
-    """The data (B, C, h, w) that a velocity at `noisy` points to at sigmas (B,): the inverse of `add_noise`."""
-    return noisy - _per_sample(sigmas, noisy) * velocity
-
-
 def flow_matching_loss(velocity: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean squared error of the velocity, per sample (DICEPTION eq. 2).
 
@@ -57,9 +52,6 @@ def latent_weight(valid: Tensor, factor: int) -> Tensor:
     """(B, 1, H, W) valid pixels, bool or 0 and 1, to (B, 1, h, w): a cell counts if every pixel under it is valid."""
     invalid = torch.nn.functional.max_pool2d(1 - valid.float(), factor)
     return 1 - invalid
-
-
-DENSITIES = ("logit_normal", "uniform")
 
 
 @dataclass(frozen=True)

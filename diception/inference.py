@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diception.annotations import Annotation, save
 from diception.config import SamplingConfig
+from diception.datasets.images import to_rgb
 from diception.datasets.sample import Batch
 from diception.flow import seeded_noise
 from diception.model.checkpoint import load_model
@@ -208,9 +209,9 @@ class Pipeline:
 
 
 def to_array(image: ImageInput) -> NDArray[np.uint8]:
-    """PIL image, (H, W, 3) uint8 array or (3, H, W) float tensor in [0, 1] to an (H, W, 3) uint8 array."""
+    """(H, W, 3) uint8 of a PIL image, turned as its EXIF says, such an array, or a (3, H, W) tensor in [0, 1]."""
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return to_rgb(image.copy())
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"image tensor has shape {tuple(image.shape)}; expected (3, H, W)")

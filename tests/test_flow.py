@@ -9,7 +9,6 @@ from diception.flow import (
     draw,
     flow_matching_loss,
     latent_weight,
-    predict_latents,
     seeded_noise,
     velocity_target,
 )
@@ -33,13 +32,6 @@ def test_velocity_is_the_derivative_of_the_path() -> None:
     sigmas = torch.full((4,), 0.4, dtype=torch.float64)
     numeric = (add_noise(latents, noise, sigmas + step) - add_noise(latents, noise, sigmas - step)) / (2 * step)
     torch.testing.assert_close(numeric, velocity_target(latents, noise))
-
-
-def test_predict_latents_inverts_the_noising() -> None:
-    latents, noise = pair()
-    sigmas = torch.tensor([0.1, 0.5, 0.9, 1.0])
-    recovered = predict_latents(add_noise(latents, noise, sigmas), velocity_target(latents, noise), sigmas)
-    torch.testing.assert_close(recovered, latents)
 
 
 def test_loss_is_zero_at_the_target_and_counts_only_weighted_cells() -> None:

@@ -22,7 +22,7 @@ ALLOWED = {
     "tasks": {"annotations", "colors", "metrics"},
     "datasets": {"annotations", "tasks", "config"},
     "model": {"config"},
-    "inference": {"annotations", "config", "flow", "tasks", "datasets.sample", "model", "sampler"},
+    "inference": {"annotations", "config", "flow", "tasks", "datasets.images", "datasets.sample", "model", "sampler"},
     "evaluation": {"annotations", "config", "flow", "inference", "tasks", "datasets", "model"},
     "panel": {"config", "datasets.sample", "inference", "evaluation", "model"},
     "export": {"model", "tasks", "config"},

@@ -102,6 +102,8 @@ class Task(ABC):
     """Whether it is prompted by points."""
     takes_category: ClassVar[bool] = False
     """Whether it is prompted by a category."""
+    follows_colors: ClassVar[bool] = False
+    """Whether the target's colours follow the image's, so that the image must not be recoloured alone."""
 
     def __post_init__(self) -> None:
         if not self.encoding:

@@ -78,7 +78,8 @@ def adapt(config: FewShotConfig, progress: Callable[[Iterable], Iterable] = iter
     out.mkdir(parents=True, exist_ok=True)
     save_config(config, out / "few_shot.yaml")
     source = Source(config.name, train_images, 1.0, {task.name: 1.0})
-    stream = Stream([source], {task.name: task}, size, config.seed, build_augment(config.augment))
+    augment = replace(config.augment, photometric=0.0) if task.follows_colors else config.augment
+    stream = Stream([source], {task.name: task}, size, config.seed, build_augment(augment))
     module = fit(model, stream, [], plan)
     baselines = _baselines(shown, held_out)
     after, held_out = _measure(model.to(device), shown, held_out, config, progress)

@@ -55,7 +55,7 @@ class DiceptionModule(L.LightningModule):
 
     def trained(self) -> dict[str, Tensor]:
         """Parameters that training changes, by name."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        return dict(self.model.trainable_parameters())
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.trained().values(), self.config.optim)

@@ -87,7 +87,8 @@ def fit(
 @rank_zero_only
 def write_model(module: DiceptionModule, config: TrainConfig) -> None:
     """Writes the adapter of an adapter run, the whole model of any other, to `trained_path`."""
-    summary = {"steps": config.steps, "batch_size": config.batch_size, "lr": config.optim.lr, "seed": config.seed}
+    steps = module.trainer.global_step
+    summary = {"steps": steps, "batch_size": config.batch_size, "lr": config.optim.lr, "seed": config.seed}
     module.model.settings.training = summary
     target = trained_path(config)
     if config.adapter is not None:
