@@ -71,7 +71,8 @@ def _training_section(folder: Path, before: list[dict], after: list[dict]) -> st
     return (
         "<section><h2>Six tasks on unseen scenes</h2>"
         f"<p>Held-out scenes of domain two (textures, other light, other shapes); the embedded model knows domain one "
-        f"only. Up to {count} scenes a task, {steps} denoising steps. The baseline ignores the image.</p>"
+        f"only. Up to {count} scenes a task, {steps} denoising step{'s' * (steps > 1)}. The baseline ignores the "
+        "image.</p>"
         + _score_table(before, after)
         + '<div class="pair">'
         + _figure(folder / "before.png", "before: the embedded model")
@@ -107,8 +108,8 @@ def _photo_section(folder: Path) -> str:
     figures = "".join(_figure(path, _photo_caption(path)) for path in pictures)
     return (
         "<section><h2>A photograph</h2><p>Predicted by the exported model in a fresh process. A model of two million "
-        "parameters that has seen rendered scenes alone cannot read a photograph well: this shows what comes out, not "
-        f'the method can do.</p><div class="gallery">{figures}</div></section>'
+        "parameters that has seen rendered scenes alone cannot read a photograph well: this shows what comes out, "
+        f'not what the method can do.</p><div class="gallery">{figures}</div></section>'
     )
 
 
