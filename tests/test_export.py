@@ -87,8 +87,10 @@ def test_the_export_stands_alone(base: Path, adapter: Path, tmp_path: Path) -> N
     moved = export_directory(base, tmp_path / "here", adapter).rename(tmp_path / "there")
     pipeline = Pipeline.from_pretrained(moved)
     pipeline.model.bank.encoder = None
-    paint(pipeline, "crack")
-    paint(pipeline, "depth")
+    assert torch.isfinite(paint(pipeline, "crack")).all()
+    assert torch.isfinite(paint(pipeline, "depth")).all()
+    with pytest.raises(ValueError, match="prompt"):
+        pipeline.model.bank[["never seen before"]]
 
 
 def test_weights_may_be_stored_in_bfloat16(base: Path, tmp_path: Path) -> None:
