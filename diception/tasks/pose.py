@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from diception.annotations import Keypoints
 from diception.tasks.base import Array, Evaluator, Target, Task
 from diception.tasks.instances import coco_stats
-from diception.tasks.skeletons import draw_people, paint_skeletons, read_released, read_typed
+from diception.tasks.joints import read_released, read_typed
+from diception.tasks.skeletons import draw_people, paint_skeletons
 
 
 @dataclass(frozen=True, kw_only=True)
