@@ -1,4 +1,4 @@
-"""Export: a run or a model with an adapter as a model directory that stands alone, with its card."""
+"""Export: a run, a model with an adapter or the released weights as a model directory that stands alone; and back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch
 from diception.model.checkpoint import load_model, save_model
 from diception.model.diception import Diception
 from diception.model.lora import load_adapter, merge_adapter
+from diception.model.release import from_release, to_release
+from diception.tasks import released_tasks
+from diception.tasks.categories import COCO_CATEGORIES
 
 CARD = """---
 license: {licence}
@@ -48,16 +51,81 @@ def export_directory(
     Raises:
         ValueError: no model there, `out` exists, the adapter was made for another model.
     """
-    out = Path(out)
-    if out.exists():
-        raise ValueError(f"{out} exists; choose a folder that does not")
+    out = _new(out)
+    return _write(_load(run, adapter), out, dtype)
+
+
+def export_release(run: str | Path, out: str | Path, adapter: str | Path | None = None) -> Path:
+    """Writes the weights as the released `.pth`, in their stored type, for whoever runs the released code.
+
+    Args:
+        run: as `export_directory` takes it; its points must be Fourier features.
+        out: the file; must not exist.
+        adapter: merged into the weights.
+
+    Raises:
+        ValueError: what `export_directory` refuses, or a model that the released code cannot load.
+    """
+    out = _new(out)
+    values = to_release(_load(run, adapter, dtype=None))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    torch.save(values, partial)
+    partial.replace(out)
+    return out
+
+
+def import_release(
+    base: str | Path,
+    release: str | Path,
+    out: str | Path,
+    point_order: str = "yx",
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Writes a model directory from Stable Diffusion 3 and the released weights.
+
+    Its prompt bank knows every released task and the 80 COCO categories, so that no text encoder is needed again.
+
+    Args:
+        base: Stable Diffusion 3 in diffusers' layout, with its text encoders.
+        release: the released `.pth`.
+        out: must not exist.
+        point_order: `yx` or `xy`, see `from_release`.
+        device: where the text encoders run, once.
+        dtype: of the text encoders and of the stored prompts; the weights keep their own.
+
+    Raises:
+        ValueError: files that are missing or do not fit, `out` exists.
+    """
+    out = _new(out)
+    model = from_release(base, release, point_order, device, dtype)
+    tasks = released_tasks()
+    model.settings.tasks = [task.as_dict() for task in tasks]
+    categories = {True: COCO_CATEGORIES, False: (None,)}
+    model.bank.add(["", *(task.prompt(c) for task in tasks for c in categories[task.takes_category])])
+    return _write(model, out, None)
+
+
+def _new(out: str | Path) -> Path:
+    if Path(out).exists():
+        raise ValueError(f"{out} exists; choose a name that does not")
+    return Path(out)
+
+
+def _load(run: str | Path, adapter: str | Path | None, dtype: torch.dtype | None = torch.float32) -> Diception:
+    """The model of a run folder or a model directory, with an adapter merged in; None keeps the stored type."""
     trained = Path(run) / "model"
-    model = load_model(trained if trained.is_dir() else run)
+    model = load_model(trained if trained.is_dir() else run, dtype=dtype)
     if adapter is not None:
         info = load_adapter(model, adapter)
         merge_adapter(model)
         others = [task for task in model.settings.tasks if task["name"] != info.task["name"]]
         model.settings.tasks = [*others, info.task]
+    return model
+
+
+def _write(model: Diception, out: Path, dtype: torch.dtype | None) -> Path:
     save_model(model, out, dtype=dtype)
     (out / "README.md").write_text(model_card(model))
     return out

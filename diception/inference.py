@@ -38,6 +38,18 @@ def generate(
     noise: Tensor | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Tensor:
+    """What the model paints for every image in the batch: (B, 3, H, W) RGB in [0, 1], float32; see `denoise`."""
+    return model.decode(denoise(model, batch, sampling, noise, progress)).float()
+
+
+@torch.no_grad()
+def denoise(
+    model: Diception,
+    batch: Batch,
+    sampling: SamplingConfig,
+    noise: Tensor | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Tensor:
     """Denoises the target of every image in the batch.
 
     Args:
@@ -48,7 +60,7 @@ def generate(
         progress: wraps the loop over steps.
 
     Returns:
-        (B, 3, H, W) RGB in [0, 1], float32.
+        (B, C, h, w) latents, float32.
     """
     image_latents = model.encode(batch.image)
     if noise is None:
@@ -68,7 +80,7 @@ def generate(
         return guide(without, given, sampling.guidance_scale)
 
     sigmas = sigma_schedule(sampling.steps, model.settings.shift)
-    return model.decode(sample_euler(velocity, noise, sigmas, progress)).float()
+    return sample_euler(velocity, noise, sigmas, progress)
 
 
 @dataclass
@@ -142,7 +154,9 @@ class Pipeline:
         """
         chosen = self.get_task(task)
         array, prompt = check_points(chosen, points), chosen.prompt(category)
-        self.model.bank.add([prompt] if prompt not in self.model.bank.prompts else [])
+        if prompt not in self.model.bank.prompts:
+            self.model.bank.add([prompt])
+            self.model.bank.release_encoder()
         return chosen, array, prompt
 
     def __call__(

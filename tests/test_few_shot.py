@@ -162,3 +162,19 @@ def test_targets_that_cannot_be_painted_are_refused_before_training(base: Path, 
     with pytest.raises(ValueError):
         adapt(config)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("part", "renamed"), [("images", False), ("mask", False), ("images", True)])
+def test_other_images_in_the_folder_of_an_adaptation_are_refused(
+    base: Path, pairs: Path, tmp_path: Path, part: str, renamed: bool
+) -> None:
+    copy = tmp_path / "pairs"
+    shutil.copytree(pairs, copy)
+    adapt(plan(base, copy, tmp_path / "out"))
+    if renamed:
+        for folder in ("images", "mask"):
+            shutil.copy(copy / folder / "0.png", copy / folder / "another.png")
+    else:
+        shutil.copy(copy / part / "1.png", copy / part / "0.png")
+    with pytest.raises(ValueError, match="holds an adaptation with other (images|held_out)"):
+        adapt(plan(base, copy, tmp_path / "out"))

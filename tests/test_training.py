@@ -20,9 +20,10 @@ from diception.config import AdapterConfig, TrainConfig, save_config
 from diception.datasets.sample import collate
 from diception.model.checkpoint import load_model
 from diception.model.lora import load_adapter
+from diception.training.checkpoints import WholeCheckpointIO, newest_checkpoint
 from diception.training.datamodule import open_stream
 from diception.training.module import DiceptionModule
-from diception.training.run import build_model, build_tasks, newest_checkpoint, train
+from diception.training.run import build_model, build_tasks, train
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,8 +57,14 @@ def test_checkpoints_hold_no_frozen_weights(train_config: TrainConfig) -> None:
     assert not [name for name in names if "autoencoder" in name]
 
 
-def test_killed_and_started_again_ends_with_the_same_weights(train_config: TrainConfig, tmp_path: Path) -> None:
-    config = replace(train_config, steps=14)
+@pytest.mark.parametrize(("delay", "workers"), [(0.0, 0), (0.7, 1)])
+def test_killed_and_started_again_ends_with_the_same_weights(
+    train_config: TrainConfig, tmp_path: Path, delay: float, workers: int
+) -> None:
+    """Killed at whatever step it is in `delay` seconds after its first checkpoint, with validations in between."""
+    data = replace(train_config.data, workers=workers, validation_count=1)
+    data.validation = [replace(data.sources[0], tasks={"depth": 1.0})]
+    config = replace(train_config, data=data, steps=60, checkpoint_every=4, validate_every=7)
     undisturbed = train(replace(config, run=str(tmp_path / "undisturbed")))
     save_config(config, tmp_path / "killed.yaml")
     command = [sys.executable, str(ROOT / "train" / "multitask.py"), str(tmp_path / "killed.yaml")]
@@ -66,12 +73,47 @@ def test_killed_and_started_again_ends_with_the_same_weights(train_config: Train
     deadline = time.monotonic() + 300
     while newest_checkpoint(Path(config.run)) is None and time.monotonic() < deadline:
         time.sleep(0.02)
+    time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert newest_checkpoint(Path(config.run)) is not None
     assert not (Path(config.run) / "model").exists(), "killed too late to mean anything"
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert_equal(weights(undisturbed), weights(Path(config.run) / "model"))
+
+
+def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io, path = WholeCheckpointIO(), tmp_path / "checkpoints" / "step_00000001.ckpt"
+    io.save_checkpoint({"a": torch.ones(3)}, path)
+    assert newest_checkpoint(tmp_path) == path
+
+    def broken(*_: Any) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diception.training.checkpoints.os.replace", broken)
+        with pytest.raises(OSError, match="disk full"):
+            io.save_checkpoint({"a": torch.zeros(3)}, tmp_path / "checkpoints" / "step_00000002.ckpt")
+    assert newest_checkpoint(tmp_path) == path
+    assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(3))
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="gloo is not built in")
+def test_two_ranks_take_the_same_steps_as_one(train_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(train_config, steps=2, optim=replace(train_config.optim, ema=0))
+    alone = weights(train(replace(config, run=str(tmp_path / "alone"))))
+    shared = replace(config, run=str(tmp_path / "shared"), devices=2)
+    save_config(shared, tmp_path / "shared.yaml")
+    command = [sys.executable, str(ROOT / "train" / "multitask.py"), str(tmp_path / "shared.yaml")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    together, before = weights(tmp_path / "shared" / "model"), load_model("tiny").transformer.state_dict()
+    moved = {name: value for name, value in alone.items() if name.startswith("transformer.")}
+    apart = sum(float((together[name] - value).square().sum()) for name, value in moved.items())
+    distance = sum(float((before[n.split(".", 1)[1]] - value).square().sum()) for n, value in moved.items())
+    # Adam turns the rounding of a gradient near zero into a step; other data or another mean would be far away.
+    assert distance > 0
+    assert apart < 1e-3 * distance
 
 
 def test_two_resumes_in_a_row_equal_one_run(train_config: TrainConfig, tmp_path: Path) -> None:

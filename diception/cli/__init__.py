@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from importlib import import_module
+from keyword import iskeyword
 
 from diception import __version__
 
@@ -16,7 +17,8 @@ COMMANDS = {
     "adapt": "learn a new task from a folder of images and a folder of targets (LoRA)",
     "train": "multi-task training from shards; the same command resumes",
     "train-autoencoder": "fit a small autoencoder on images and painted targets",
-    "export": "turn a run or an adapter into a model directory",
+    "export": "turn a run or an adapter into a model directory, or into the released format",
+    "import": "turn Stable Diffusion 3 and the released weights into a model directory",
     "shards": "make and check webdataset shards",
     "prompts": "list the prompts of a model, or add some",
     "codec-check": "what an autoencoder and an encoding let through: the ceiling of any model",
@@ -36,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, summary in COMMANDS.items():
         sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == given:
-            module = import_module(f"diception.cli.{name.replace('-', '_')}")
+            file = name.replace("-", "_") + "_" * iskeyword(name)
+            module = import_module(f"diception.cli.{file}")
             module.add_arguments(sub)
             sub.set_defaults(execute=module.run)
     arguments = parser.parse_args(argv)

@@ -9,17 +9,27 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a run folder of `diception train`, a model directory, or `tiny`")
     parser.add_argument(
-        "--format", choices=["directory"], default="directory", help="what to write (default directory)"
+        "--format",
+        choices=["directory", "release"],
+        default="directory",
+        help="a model directory (default), or the released code's .pth",
     )
     parser.add_argument("--merge-adapter", type=Path, help="fold this adapter into the weights")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the stored weights")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the model directory; must not exist")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the directory's weights"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder, or file with `--format release`; must not exist"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     import torch
 
-    from diception.export import export_directory
+    from diception.export import export_directory, export_release
 
-    export_directory(arguments.run, arguments.out, arguments.merge_adapter, getattr(torch, arguments.dtype))
+    if arguments.format == "release":
+        export_release(arguments.run, arguments.out, arguments.merge_adapter)
+    else:
+        export_directory(arguments.run, arguments.out, arguments.merge_adapter, getattr(torch, arguments.dtype))
     print(f"model: {arguments.out}")

@@ -219,6 +219,14 @@ class PairedFolder:
         )
         return self._subset(sorted(order[held_out:])), self._subset(sorted(order[:held_out]))
 
+    def fingerprint(self) -> str:
+        """A hash of the names and contents of all pairs, to tell whether two runs saw the same."""
+        digest = hashlib.sha256()
+        for pair in self.pairs:
+            for path in pair:
+                digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()[:16]
+
     def _subset(self, chosen: list[int]) -> PairedFolder:
         part = object.__new__(PairedFolder)
         part.__dict__.update(self.__dict__)

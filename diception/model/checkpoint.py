@@ -43,7 +43,8 @@ def save_model(
     """
     if any(".lora_" in name for name, _ in model.transformer.named_parameters()):
         raise ValueError("the model has an adapter; merge or remove it before saving")
-    model.bank.add(["", *[task["token"] for task in model.settings.tasks]])
+    known = set(model.bank.prompts)
+    model.bank.add([p for p in ["", *[task["token"] for task in model.settings.tasks]] if p not in known])
     with atomic_directory(directory, marker=SETTINGS) as folder:
         save_module(model.transformer, folder / "transformer", dtype, "SD3Transformer2DModel")
         save_module(model.points, folder / "points", dtype)
@@ -57,8 +58,10 @@ def save_model(
     return Path(directory)
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Diception:
-    """Reads a model directory, or `tiny`, the model that comes with the package.
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = torch.float32
+) -> Diception:
+    """Reads a model directory, or `tiny`, the model that comes with the package; `dtype` None keeps the stored type.
 
     Raises:
         ValueError: no such directory, no model in it, or weights with missing or unexpected keys, which it lists.
@@ -75,7 +78,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", dtype: torc
     transformer = load_module(DiceptionTransformer, root / "transformer")
     points = load_module(PointEmbedder, root / "points")
     autoencoder = Autoencoder.from_pretrained(root / "vae")
-    bank = PromptBank.load(root / "prompts.safetensors", text_encoder_loader(root, device, dtype))
+    bank = PromptBank.load(root / "prompts.safetensors", text_encoder_loader(root, device, dtype or torch.float32))
     model = Diception(transformer, points, autoencoder, bank, ModelSettings.from_dict(values))
     return model.to(device=device, dtype=dtype).eval()
 

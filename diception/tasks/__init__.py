@@ -25,6 +25,7 @@ __all__ = [
     "get_task",
     "known_tasks",
     "register",
+    "released_tasks",
     "task_for_kind",
     "task_from_dict",
 ]
@@ -63,6 +64,12 @@ def register(task: Task) -> Task:
 def known_tasks() -> list[Task]:
     """All registered tasks."""
     return list(_registered.values())
+
+
+def released_tasks() -> list[Task]:
+    """The tasks that the released weights know, as they were trained."""
+    known = [task for task in known_tasks() if task.released_encoding]
+    return [dataclasses.replace(task, encoding=task.released_encoding) for task in known]
 
 
 def get_task(name: str) -> Task:

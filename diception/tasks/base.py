@@ -98,6 +98,8 @@ class Task(ABC):
     kind: ClassVar[str]
     """Kind of annotation that it is encoded from."""
     encodings: ClassVar[tuple[str, ...]]
+    released_encoding: ClassVar[str] = ""
+    """The encoding that the released weights were trained with; empty: they do not know the task."""
     takes_points: ClassVar[bool] = False
     """Whether it is prompted by points."""
     takes_category: ClassVar[bool] = False

@@ -26,6 +26,7 @@ class Depth(Task):
     type_name: ClassVar[str] = "depth"
     kind: ClassVar[str] = "depth"
     encodings: ClassVar[tuple[str, ...]] = ("disparity", "log", "released")
+    released_encoding: ClassVar[str] = "released"
 
     def serves(self, annotation: DepthMap) -> bool:
         values = annotation.values[annotation.valid]

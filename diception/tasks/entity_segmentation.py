@@ -21,6 +21,7 @@ class EntitySegmentation(Task):
     type_name: ClassVar[str] = "entity_segmentation"
     kind: ClassVar[str] = "instances"
     encodings: ClassVar[tuple[str, ...]] = ENCODINGS
+    released_encoding: ClassVar[str] = "random"
 
     def serves(self, annotation: InstanceMasks) -> bool:
         return bool(annotation.masks.any())

@@ -23,6 +23,7 @@ class Normal(Task):
     type_name: ClassVar[str] = "normal"
     kind: ClassVar[str] = "normal"
     encodings: ClassVar[tuple[str, ...]] = ("rgb",)
+    released_encoding: ClassVar[str] = "rgb"
 
     def serves(self, annotation: NormalMap) -> bool:
         return bool(annotation.valid.any())

@@ -28,6 +28,7 @@ class PointSegmentation(Task):
     type_name: ClassVar[str] = "point_segmentation"
     kind: ClassVar[str] = "instances"
     encodings: ClassVar[tuple[str, ...]] = ("mask",)
+    released_encoding: ClassVar[str] = "mask"
     takes_points: ClassVar[bool] = True
     num_points: int | None = None
     """A fixed number of points, for evaluation; None draws 1 to 5."""

@@ -22,6 +22,7 @@ class Pose(Task):
     type_name: ClassVar[str] = "pose"
     kind: ClassVar[str] = "pose"
     encodings: ClassVar[tuple[str, ...]] = ("typed", "released")
+    released_encoding: ClassVar[str] = "released"
 
     def serves(self, annotation: Keypoints) -> bool:
         return bool((annotation.people[..., 2] > 0).any())

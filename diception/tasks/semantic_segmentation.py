@@ -22,6 +22,7 @@ class SemanticSegmentation(Task):
     type_name: ClassVar[str] = "semantic_segmentation"
     kind: ClassVar[str] = "instances"
     encodings: ClassVar[tuple[str, ...]] = ENCODINGS
+    released_encoding: ClassVar[str] = "random"
     takes_category: ClassVar[bool] = True
 
     def serves(self, annotation: InstanceMasks) -> bool:

@@ -17,16 +17,10 @@ from diception.model.lora import add_lora
 from diception.tasks import TASK_TYPES, Task, known_tasks, task_from_dict
 
 MAY_CHANGE = (
-    "steps",
-    "devices",
-    "nodes",
-    "log_every",
-    "validate_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "max_minutes",
+    *("run", "out", "steps", "devices", "nodes", "log_every", "validate_every", "checkpoint_every"),
+    *("keep_checkpoints", "max_minutes", "workers", "data.workers", "data.validation", "data.validation_count"),
 )
-"""Keys that a resumed run may give anew; with any other it would be another run."""
+"""Keys that a resumed run may give anew; with any other it would be another run. More steps stretch a cosine."""
 
 
 def check_same_run(config: Any, path: Path) -> None:
@@ -39,13 +33,23 @@ def check_same_run(config: Any, path: Path) -> None:
         return
     # Through yaml and back, where a tuple becomes a list.
     written = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    old, new = (OmegaConf.to_container(c) for c in (OmegaConf.load(path), written))
-    assert isinstance(old, dict) and isinstance(new, dict)
-    differ = sorted(str(k) for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in MAY_CHANGE)
+    old, new = (_flat(OmegaConf.to_container(c)) for c in (OmegaConf.load(path), written))
+    differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and not _may_change(k))
     if differ:
         raise ValueError(
             f"{path.parent} holds a run with other {', '.join(differ)} ({path.name}); choose another folder"
         )
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to one with dotted keys; a list is one value."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {k: v for key, value in values.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def _may_change(key: str) -> bool:
+    return any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE)
 
 
 def build_model(config: TrainConfig) -> Diception:

@@ -24,7 +24,8 @@ from diception.datasets.folder import PairedFolder
 from diception.datasets.mixture import Source, Stream
 from diception.evaluation import HeldOut, Score, evaluate, evaluate_baselines, predictions
 from diception.model.diception import Diception
-from diception.model.lora import adapter_share
+from diception.model.lora import adapter_share, base_hash
+from diception.model.weights import read_json, write_json
 from diception.panel import predict_rows, save_panel
 from diception.tasks import task_for_kind
 from diception.training.build import build_model, check_same_run
@@ -74,8 +75,11 @@ def adapt(config: FewShotConfig, progress: Callable[[Iterable], Iterable] = iter
     shown = HeldOut(task, train_images, len(train_images), size, config.seed)
     if not sum(1 for _ in shown):  # reads and paints every pair: a broken file is named before anything is written
         raise ValueError(f"none of the {len(train_images)} targets to train on can be painted as {config.kind}")
+    seen = {"images": train_images.fingerprint(), "held_out": held_images.fingerprint(), "model": base_hash(model)}
+    _check_same_data(seen, out / "data.json")
     before, _ = _measure(model, shown, held_out, config, progress)
     out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "data.json", seen)
     save_config(config, out / "few_shot.yaml")
     source = Source(config.name, train_images, 1.0, {task.name: 1.0})
     augment = replace(config.augment, photometric=0.0) if task.follows_colors else config.augment
@@ -92,6 +96,18 @@ def adapt(config: FewShotConfig, progress: Callable[[Iterable], Iterable] = iter
     report.save(out / "report.json")
     save_panel(predict_rows(model, held_out, config.sampling, 6), out / "panel.png")
     return report
+
+
+def _check_same_data(seen: dict[str, str], path: Path) -> None:
+    """Refuses to continue with other images or another model: what is measured could have been learned before.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    before = read_json(path) if path.exists() else seen
+    differ = [name for name, value in seen.items() if before.get(name) != value]
+    if differ:
+        raise ValueError(f"{path.parent} holds an adaptation with other {', '.join(differ)}; choose another folder")
 
 
 def _measure(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -22,6 +21,7 @@ from diception.model.diception import Diception
 from diception.model.lora import save_adapter
 from diception.training.build import build_model, build_tasks, check_same_run
 from diception.training.callbacks import Progress, Validation
+from diception.training.checkpoints import WholeCheckpointIO, keep_checkpoints, newest_checkpoint
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
 from diception.training.module import DiceptionModule
 from diception.training.optim import EMA
@@ -102,24 +102,9 @@ def trained_path(config: TrainConfig) -> Path:
     return Path(config.run) / ("model" if config.adapter is None else "adapter.safetensors")
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of a run folder with the most steps."""
-    found = sorted((folder / "checkpoints").glob("step_*.ckpt"))
-    return found[-1] if found else None
-
-
 def _trainer(config: TrainConfig, folder: Path, callbacks: list[L.Callback], resumed: Path | None) -> L.Trainer:
     start = resumed.stem if resumed else "step_00000000"
-    checkpoints = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="step_{step:08d}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=config.checkpoint_every,
-        save_top_k=config.keep_checkpoints,
-        monitor="step",
-        mode="max",
-        save_on_train_epoch_end=False,
-    )
+    checkpoints = keep_checkpoints(folder, config.checkpoint_every, config.keep_checkpoints)
     return L.Trainer(
         accelerator="auto",
         devices=config.devices,
@@ -132,6 +117,7 @@ def _trainer(config: TrainConfig, folder: Path, callbacks: list[L.Callback], res
         gradient_clip_val=config.optim.clip or None,
         log_every_n_steps=config.log_every,
         callbacks=[*callbacks, Progress(config.batch_size, config.log_every), checkpoints],
+        plugins=[WholeCheckpointIO()],
         logger=[CSVLogger(folder, "logs", version=start), TensorBoardLogger(folder, "tensorboard", version="")],
         use_distributed_sampler=False,
         enable_progress_bar=False,
