@@ -139,8 +139,6 @@ class SamplingConfig:
     """Euler steps."""
     guidance_scale: float = 2.0
     """Above 1 the model also runs without prompt and the difference is scaled by this."""
-    seed: int = 0
-    """Fixes the noise that denoising starts from."""
 
 
 @dataclass

@@ -125,6 +125,18 @@ def test_two_resumes_in_a_row_equal_one_run(train_config: TrainConfig, tmp_path:
     assert_equal(weights(whole), weights(stages[-1]))
 
 
+def test_a_run_stopped_by_its_time_limit_goes_on_where_it_was(train_config: TrainConfig, tmp_path: Path) -> None:
+    whole = train(replace(train_config, run=str(tmp_path / "whole")))
+    limited = replace(train_config, checkpoint_every=1000, max_minutes=1e-6)
+    steps = []
+    for _ in range(train_config.steps):
+        train(limited)
+        path = newest_checkpoint(Path(limited.run))
+        steps.append(0 if path is None else int(path.stem.split("_")[1]))
+    assert steps[:2] == [1, 2] and steps == sorted(steps)
+    assert_equal(weights(whole), weights(Path(limited.run) / "model"))
+
+
 def _train_until(config: TrainConfig, steps: int) -> Path:
     class Stop(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from diception.config import SamplingConfig
 from diception.evaluation import HeldOut, Score, evaluate
 from diception.panel import predict_rows, save_panel
+from diception.training.checkpoints import checkpoint_path
 from diception.training.optim import EMA
 
 
@@ -49,6 +50,26 @@ class Progress(L.Callback):
         if self.bar is not None:
             self.bar.update(trainer.global_step - self.bar.n)
             self.bar.close()
+
+
+class TimeLimit(L.Callback):
+    """Stops after so many minutes of this process, with a checkpoint; a resumed run has the whole time again."""
+
+    def __init__(self, minutes: float, folder: Path):
+        self.minutes, self.folder, self.start = minutes, folder, 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.start = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            # One rank's clock decides for all, so that none waits for another in the next step.
+            over = time.monotonic() - self.start > 60 * self.minutes
+            trainer.should_stop = trainer.should_stop or trainer.strategy.broadcast(over)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.global_step < trainer.max_steps:
+            trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
 
 
 class Validation(L.Callback):

@@ -21,6 +21,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
         os.replace(partial, path)
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where a run folder keeps the checkpoint of a step."""
+    return folder / "checkpoints" / f"step_{step:08d}.ckpt"
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of a run folder with the most steps."""
     found = sorted((folder / "checkpoints").glob("step_*.ckpt"))

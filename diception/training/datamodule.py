@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
 from diception.config import AugmentConfig, DataConfig, SourceConfig, TrainConfig
@@ -45,6 +46,7 @@ class StreamModule(L.LightningDataModule):
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
             prefetch_factor=4 if workers else None,
         )
 

@@ -20,7 +20,7 @@ from diception.model.checkpoint import save_model
 from diception.model.diception import Diception
 from diception.model.lora import save_adapter
 from diception.training.build import build_model, build_tasks, check_same_run
-from diception.training.callbacks import Progress, Validation
+from diception.training.callbacks import Progress, TimeLimit, Validation
 from diception.training.checkpoints import WholeCheckpointIO, keep_checkpoints, newest_checkpoint
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
 from diception.training.module import DiceptionModule
@@ -68,7 +68,8 @@ def fit(
     validation = Validation(held_out, config.sampling, config.validate_every, folder, ema)
     check_same_run(config, folder / "config.yaml")
     checkpoint = newest_checkpoint(folder)
-    trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks], checkpoint)
+    limit = [TimeLimit(config.max_minutes, folder)] if config.max_minutes else []
+    trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks, *limit], checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero:
         save_config(config, folder / "config.yaml")
@@ -112,7 +113,6 @@ def _trainer(config: TrainConfig, folder: Path, callbacks: list[L.Callback], res
         precision=config.precision,  # type: ignore[arg-type]
         max_steps=config.steps,
         max_epochs=-1,
-        max_time={"minutes": config.max_minutes} if config.max_minutes else None,  # type: ignore[dict-item]
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.optim.clip or None,
         log_every_n_steps=config.log_every,

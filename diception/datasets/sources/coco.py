@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -100,10 +101,18 @@ def _image_file(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def _key(name: str) -> str:
+    """A sample's key: the image's path without its ending, in characters that a tar's members may have."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", PurePosixPath(name).with_suffix("").as_posix())
+
+
 def list_images(images: Path, content: Mapping[str, Any]) -> list[tuple[Record, Path]]:
     """The file's images in the order of their ids; ValueError with the number and an example where some are absent."""
     records = sorted(content["images"], key=lambda record: record["id"])
     files = [_image_file(images, record["file_name"]) for record in records]
+    keys = Counter(_key(record["file_name"]) for record in records)
+    if repeated := [key for key, count in keys.items() if count > 1]:
+        raise ValueError(f"{len(repeated)} keys belong to several images, the first is {repeated[0]!r}")
     absent = [file for file in files if not file.is_file()]
     if absent:
         raise ValueError(f"{len(absent)} of {len(files)} images are not there, the first is {absent[0]}")
@@ -131,4 +140,4 @@ def coco_samples(images: Path, instances: Path, keypoints: Path | None = None, s
             annotations["instances"] = found
         if pose is not None:
             annotations["pose"] = pose
-        yield Sample(Path(record["file_name"]).stem, image, annotations)
+        yield Sample(_key(record["file_name"]), image, annotations)
