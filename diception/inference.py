@@ -202,7 +202,6 @@ class Pipeline:
         sampling = SamplingConfig(
             steps=self.model.settings.steps if steps is None else steps,
             guidance_scale=self.model.settings.guidance_scale if guidance_scale is None else guidance_scale,
-            seed=seed,
         )
         rgb = generate(self.model, batch, sampling, noise, progress)
         predictions = [

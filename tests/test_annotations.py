@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -251,3 +252,10 @@ def test_fields_beside_the_array_survive_geometry() -> None:
 def test_what_does_not_fit_is_refused_by_name(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_masks_that_claim_to_be_huge_are_not_decoded() -> None:
+    claim = {"rle": "0", "category": "", "score": None}
+    for size, count in (([200_000, 200_000], 1), ([20_000, 20_000], 11), ([0, 5], 1)):
+        with pytest.raises(ValueError, match="values are read"):
+            InstanceMasks.from_bytes(json.dumps({"size": size, "instances": [claim] * count}).encode())

@@ -161,3 +161,19 @@ def test_conditions_join_and_mix() -> None:
         one, none = getattr(given, name), getattr(empty, name)
         assert torch.equal(getattr(mixed, name), torch.stack([one[0], none[1]]))
         assert torch.equal(getattr(joined, name), torch.cat([none, one]))
+
+
+def test_broken_or_wandering_files_are_refused(tmp_path: Path) -> None:
+    folder = save_model(make_model(), tmp_path / "model")
+    prompts = folder / "prompts.safetensors"
+    whole = prompts.read_bytes()
+    prompts.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not readable as a prompt bank"):
+        load_model(folder)
+    prompts.write_bytes(whole)
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    shutil.move(weights, tmp_path / "elsewhere.safetensors")
+    index = {"weight_map": {"proj_out.bias": "../../elsewhere.safetensors"}}
+    weights.with_name(f"{weights.name}.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="lie beside their index"):
+        load_model(folder)

@@ -15,6 +15,9 @@ from diception.annotations.base import Annotation, Size, bilinear, from_png, mir
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+MAX_VALUES = 4_000_000_000
+"""A few bytes of run lengths can claim to be huge masks; nothing above this is decoded."""
+
 
 @dataclass(eq=False)
 class BinaryMask(Annotation):
@@ -136,6 +139,8 @@ class InstanceMasks(Annotation):
         content = json.loads(data)
         height, width = (int(side) for side in content["size"])
         entries = content["instances"]
+        if min(height, width) < 1 or len(entries) * height * width > MAX_VALUES:
+            raise ValueError(f"{len(entries)} masks of {height} x {width} pixels; at most {MAX_VALUES} values are read")
         rles = [{"size": [height, width], "counts": entry["rle"].encode("ascii")} for entry in entries]
         masks = coco_mask.decode(cast(Any, rles)).transpose(2, 0, 1) if rles else np.zeros((0, height, width))
         scores = [entry["score"] for entry in entries]

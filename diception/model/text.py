@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diception.model.weights import write_tensors
@@ -176,17 +176,20 @@ class PromptBank:
         """
         if not Path(path).is_file():
             raise ValueError(f"no prompt bank at {path}")
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != "diception-prompts-1" or set(file.keys()) != {"context", "pooled"}:
-                raise ValueError(f"{path} is not a prompt bank")
-            context, pooled = file.get_tensor("context"), file.get_tensor("pooled")
-        description = json.loads(metadata["encoder"])
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != "diception-prompts-1" or set(file.keys()) != {"context", "pooled"}:
+                    raise ValueError(f"{path} is not a prompt bank")
+                context, pooled = file.get_tensor("context"), file.get_tensor("pooled")
+            description, prompts = json.loads(metadata["encoder"]), json.loads(metadata["prompts"])
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not readable as a prompt bank: {error}") from error
         bank = cls(None, load_encoder, description)
         if description.get("type") == "word_hash":
             bank.encoder = WordHashEncoder(description["width"], description["max_length"])
             bank._check(bank.encoder.describe())
-        bank.put(json.loads(metadata["prompts"]), context, pooled)
+        bank.put(prompts, context, pooled)
         return bank
 
     def _check(self, description: dict[str, Any]) -> None:

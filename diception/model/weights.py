@@ -105,7 +105,10 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     index = folder / f"{WEIGHTS}.index.json"
     single = [folder / WEIGHTS, folder / WEIGHTS.replace(".safetensors", ".fp16.safetensors")]
     if index.is_file():
-        files = sorted({folder / name for name in read_json(index)["weight_map"].values()})
+        names = set(read_json(index).get("weight_map", {}).values())
+        if wrong := sorted(str(name) for name in names if Path(str(name)).name != name):
+            raise ValueError(f"{index} names {wrong[0]!r}; the files of a model lie beside their index")
+        files = sorted(folder / name for name in names)
     else:
         files = [file for file in single if file.is_file()][:1]
     if not files:
