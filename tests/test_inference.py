@@ -16,7 +16,7 @@ from diception.config import SamplingConfig
 from diception.datasets.sample import MemoryReader, collate
 from diception.datasets.synthetic import render_scene
 from diception.evaluation import HeldOut
-from diception.inference import Pipeline, Prediction, generate, to_array, to_uint8
+from diception.inference import Pipeline, Prediction, Request, generate, to_array, to_uint8
 from diception.sampler import sample_euler, sigma_schedule
 from diception.tasks import known_tasks
 
@@ -95,6 +95,43 @@ def test_a_list_equals_singles(pipeline: Pipeline, image: NDArray[np.uint8], gui
     assert pipeline([], "depth") == []
     (single,) = pipeline((image,), "depth", steps=2)  # type: ignore[misc]
     assert torch.equal(single.rgb, ask(pipeline, image).rgb)
+
+
+def test_an_answer_does_not_depend_on_what_is_asked_beside_it(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:
+    other = image[::-1, :60].copy()
+    requests = [
+        Request(image, "depth", seed=3),
+        Request(other, "point_segmentation", points=POINTS),
+        Request(image, "semantic_segmentation", category="person"),
+        Request(other, "depth", seed=3),
+    ]
+    for keep_aspect in (False, True):
+        together = dict(pipeline.answer(requests, steps=2, keep_aspect=keep_aspect))
+        assert sorted(together) == [0, 1, 2, 3]
+        for index, request in enumerate(requests):
+            [(_, alone)] = pipeline.answer([request], steps=2, keep_aspect=keep_aspect)
+            assert torch.equal(alone.rgb, together[index].rgb)
+        batched = dict(pipeline.answer(requests, steps=2, keep_aspect=keep_aspect, batch_size=3))
+        for index, prediction in together.items():
+            assert batched[index].task is prediction.task
+            torch.testing.assert_close(batched[index].rgb, prediction.rgb, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("image_size", "expected"), [((50, 78), (48, 64)), ((200, 50), (64, 16)), ((9, 9), (64, 64))])
+def test_the_aspect_is_kept_on_request(
+    pipeline: Pipeline, image_size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    prediction = ask(pipeline, np.full((*image_size, 3), 90, np.uint8), keep_aspect=True)
+    assert prediction.rgb.shape == (3, *expected) and prediction.annotation.size == image_size
+
+
+def test_files_are_opened_and_a_broken_one_is_named(
+    pipeline: Pipeline, image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    Image.fromarray(image).save(tmp_path / "a.png")
+    assert torch.equal(ask(pipeline, tmp_path / "a.png").rgb, ask(pipeline, image).rgb)
+    with pytest.raises(ValueError, match=r"b\.png"):
+        ask(pipeline, tmp_path / "b.png")
 
 
 def test_the_seed_fixes_the_answer(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:

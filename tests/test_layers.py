@@ -23,6 +23,7 @@ ALLOWED = {
     "datasets": {"annotations", "tasks", "config"},
     "model": {"config"},
     "inference": {"annotations", "config", "flow", "tasks", "datasets.images", "datasets.sample", "model", "sampler"},
+    "jobs": {"datasets.images", "datasets.sources.coco", "inference", "tasks"},
     "evaluation": {"annotations", "config", "flow", "inference", "tasks", "datasets", "model"},
     "panel": {"config", "datasets.sample", "inference", "evaluation", "model"},
     "export": {"model", "tasks", "config"},

@@ -16,7 +16,7 @@ from torch import Tensor
 from diception.cli import main
 from diception.config import SamplingConfig
 from diception.export import export_release, import_release
-from diception.inference import Pipeline, Prediction, _batch, denoise
+from diception.inference import Pipeline, Prediction, denoise, make_batch
 from diception.model.checkpoint import load_model
 from diception.model.release import read_release, to_release
 from diception.sampler import sigma_schedule
@@ -86,8 +86,8 @@ def test_latents_are_the_released_ones(
     pipelines: dict[str, Pipeline], golden: dict[str, np.ndarray], case: Case
 ) -> None:
     pipeline = pipelines[case.order]
-    _, points, prompt = pipeline.check(case.task, case.points, case.category)
-    batch = _batch([golden["image_u8"]], case.task, points, prompt, 0, (128, 128))
+    request = pipeline.check(case.task, case.points, case.category)
+    batch = make_batch([golden["image_u8"]], [request], (128, 128))
     noise = torch.from_numpy(golden["init_latents"])
     latents = denoise(pipeline.model, batch, SamplingConfig(case.steps, case.guidance), noise)
     assert relative(latents, golden[f"{case.name}/latents"]) < 1e-5

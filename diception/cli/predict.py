@@ -8,58 +8,71 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diception.inference import Pipeline
-    from diception.tasks import Task
+    from diception.jobs import Job
+
+DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a model directory, or `tiny`")
-    parser.add_argument("--task", required=True, help="a task of the model; several with commas, or `all`")
-    parser.add_argument("--image", required=True, nargs="+", type=Path, help="image files")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--task", help="a task of the model; several with commas, or `all`")
+    asked.add_argument("--prompt", help="the same as a prompt: '[[image2depth]]', '[[image2semantic]] person'")
+    asked.add_argument("--batch", type=Path, metavar="JSON", help="a list of jobs: input, caption, optional target")
+    parser.add_argument("--image", nargs="+", type=Path, default=[], help="image files, with --task or --prompt")
     parser.add_argument("--points", help='1 to 5 points "y,x;y,x" in [0, 1], for tasks prompted by points')
     parser.add_argument("--category", help="what to look for, for tasks prompted by category")
     parser.add_argument("--adapter", type=Path, help="an adapter made by `diception adapt`")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's own; 28 as released)")
+    parser.add_argument(
+        "--steps", "--num-inference-steps", type=int, help="denoising steps (default: the model's own; 28 as released)"
+    )
     parser.add_argument("--guidance-scale", type=float, help="guidance runs above 1 (default: the model's own)")
     parser.add_argument("--seed", type=int, default=0, help="fixes the noise (default 0)")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="the model's size, multiples of 16")
+    parser.add_argument("--keep-aspect", action="store_true", help="work at the image's aspect, not squashed")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="of the model (default float32)")
+    parser.add_argument("--batch-size", type=int, help="images at a time (default 1 on the CPU, 4 on a GPU)")
+    parser.add_argument("--data-root", type=Path, default=Path(), help="folder that paths in the batch start from")
+    parser.add_argument(
+        "--go-through-all-seg-labels", action="store_true", help="in a batch: every region of a target, not one"
+    )
+    parser.add_argument("--save-npy", action="store_true", help="write the numbers as .npy beside the other files")
+    parser.add_argument("--resume", action="store_true", help="leave out what --out already holds")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
 
 
 def run(arguments: argparse.Namespace) -> None:
+    import torch
     from tqdm import tqdm
 
-    from diception.datasets.images import read_image
-    from diception.inference import Pipeline, Prediction
+    from diception.inference import Pipeline
+    from diception.jobs import read_jobs
 
-    if arguments.steps is not None and arguments.steps < 1:
-        raise ValueError(f"--steps is {arguments.steps}; it must be at least 1")
-    points = parse_points(arguments.points) if arguments.points else None
-    images = [read_image(path) for path in arguments.image]
-    stems = [path.stem for path in arguments.image]
-    if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise ValueError(f"several images are named {repeated[0]!r}; their results would replace each other")
-    pipeline = Pipeline.from_pretrained(arguments.model, device=arguments.device, adapter=arguments.adapter)
-    names = _tasks(pipeline, arguments)
-    asked = {name: _asked(pipeline.get_task(name), points, arguments.category) for name in names}
-    for name in names:
-        pipeline.check(name, *asked[name])
-    bar = tqdm(total=len(names) * len(images), unit="prediction")
-    for name in names:
-        for path, image in zip(arguments.image, images, strict=True):
-            prediction = pipeline(
-                image,
-                task=name,
-                points=asked[name][0],
-                category=asked[name][1],
-                steps=arguments.steps,
-                guidance_scale=arguments.guidance_scale,
-                seed=arguments.seed,
-            )
-            assert isinstance(prediction, Prediction)
-            prediction.save(arguments.out / f"{path.stem}.{name}")
-            bar.update()
-    bar.close()
-    print(f"{len(names) * len(images)} predictions in {arguments.out}")
+    _check(arguments)
+    pipeline = Pipeline.from_pretrained(
+        arguments.model,
+        device=arguments.device,
+        dtype=getattr(torch, DTYPES[arguments.dtype]),
+        adapter=arguments.adapter,
+    )
+    if arguments.batch:
+        every = arguments.go_through_all_seg_labels
+        jobs = read_jobs(arguments.batch, arguments.data_root, pipeline, arguments.seed, every)
+    else:
+        jobs = _jobs(pipeline, arguments)
+    waiting = [job for job in jobs if not (arguments.resume and (arguments.out / f"{job.name}.rgb.png").exists())]
+    answers = pipeline.answer(
+        [job.request for job in waiting],
+        steps=arguments.steps,
+        guidance_scale=arguments.guidance_scale,
+        size=tuple(arguments.size) if arguments.size else None,
+        keep_aspect=arguments.keep_aspect,
+        batch_size=arguments.batch_size,
+    )
+    for index, prediction in tqdm(answers, total=len(waiting), unit="prediction"):
+        prediction.save(arguments.out / waiting[index].name, arguments.save_npy)
+    print(f"{len(waiting)} predictions in {arguments.out}" + f", {len(jobs) - len(waiting)} kept" * arguments.resume)
 
 
 def parse_points(text: str) -> list[tuple[float, float]]:
@@ -73,19 +86,49 @@ def parse_points(text: str) -> list[tuple[float, float]]:
     return [(pair[1], pair[0]) for pair in pairs]
 
 
-def _asked(
-    task: Task, points: list[tuple[float, float]] | None, category: str | None
-) -> tuple[list[tuple[float, float]] | None, str | None]:
-    """Of the points and the category given, those that the task takes."""
-    return points if task.takes_points else None, category if task.takes_category else None
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses, before a model is loaded, what contradicts itself or is not there."""
+    from diception.datasets.images import read_image
+
+    if arguments.steps is not None and arguments.steps < 1:
+        raise ValueError(f"--steps is {arguments.steps}; it must be at least 1")
+    if arguments.size and arguments.keep_aspect:
+        raise ValueError("--size and --keep-aspect are both given; choose one")
+    if bool(arguments.batch) == bool(arguments.image):
+        raise ValueError("give --image with --task or --prompt, and no --image with --batch")
+    for path in arguments.image:
+        read_image(path)
+    stems = [path.stem for path in arguments.image]
+    if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise ValueError(f"several images are named {repeated[0]!r}; their results would replace each other")
 
 
-def _tasks(pipeline: Pipeline, arguments: argparse.Namespace) -> list[str]:
-    """The tasks asked for; `all` leaves out those whose points or category were not given."""
+def _jobs(pipeline: Pipeline, arguments: argparse.Namespace) -> list[Job]:
+    """Every task asked for on every image; points and category go to the tasks that take them."""
+    from diception.inference import Request
+    from diception.jobs import Job
+
+    points = parse_points(arguments.points) if arguments.points else None
+    jobs = []
+    for name, category in _tasks(pipeline, arguments):
+        task = pipeline.get_task(name)
+        given = points if task.takes_points else None
+        pipeline.check(name, given, category if task.takes_category else None)
+        for path in arguments.image:
+            request = Request(path, name, given, category if task.takes_category else None, arguments.seed)
+            jobs.append(Job(f"{path.stem}.{name}", request))
+    return jobs
+
+
+def _tasks(pipeline: Pipeline, arguments: argparse.Namespace) -> list[tuple[str, str | None]]:
+    """Tasks asked for, with their category; `all` leaves out those whose points or category were not given."""
+    if arguments.prompt:
+        task, category = pipeline.read_prompt(arguments.prompt)
+        return [(task.name, category or arguments.category)]
     if arguments.task != "all":
-        return arguments.task.split(",")
+        return [(pipeline.get_task(name).name, arguments.category) for name in arguments.task.split(",")]
     return [
-        task.name
+        (task.name, arguments.category)
         for task in pipeline.tasks.values()
         if (arguments.points or not task.takes_points) and (arguments.category or not task.takes_category)
     ]
