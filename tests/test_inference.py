@@ -129,7 +129,8 @@ def test_files_are_opened_and_a_broken_one_is_named(
     pipeline: Pipeline, image: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     Image.fromarray(image).save(tmp_path / "a.png")
-    assert torch.equal(ask(pipeline, tmp_path / "a.png").rgb, ask(pipeline, image).rgb)
+    for path in (tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert torch.equal(ask(pipeline, path).rgb, ask(pipeline, image).rgb)
     with pytest.raises(ValueError, match=r"b\.png"):
         ask(pipeline, tmp_path / "b.png")
 

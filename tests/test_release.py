@@ -174,7 +174,8 @@ def test_what_does_not_fit_is_refused_by_name(
     wrong = {"less": less, "more": more, "shaped": shaped, "text": {"transformer": "none"}, "list": [1, 2]}
     for name, content in wrong.items():
         torch.save(content, tmp_path / f"{name}.pth")
-    (tmp_path / "attack.pth").write_bytes(pickle.dumps({"transformer": Attack()}))
+    torch.save({"transformer": Attack()}, tmp_path / "attack.pth")  # a zip, as the released file
+    (tmp_path / "old.pth").write_bytes(pickle.dumps({"transformer": Attack()}))
     (tmp_path / "noise.pth").write_bytes(b"not a checkpoint")
     (tmp_path / "empty").mkdir()
     (tmp_path / "bare" / "transformer").mkdir(parents=True)
@@ -186,6 +187,7 @@ def test_what_does_not_fit_is_refused_by_name(
         ("text", "transformer is a str, not a tensor"),
         ("list", "holds a list"),
         ("attack", "refused"),
+        ("old", "refused"),
         ("noise", "refused"),
         ("absent", "no file"),
     ):

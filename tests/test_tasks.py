@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from diception.annotations import (
     NormalMap,
     RGBImage,
 )
+from diception.annotations.keypoints import COCO_FLIP
 from diception.tasks import (
     TASK_TYPES,
     Target,
@@ -405,11 +407,32 @@ def test_people_are_read_at_any_size(size: int) -> None:
     assert found.visible.all() and gaps.max() < 0.012 * size
 
 
+@pytest.mark.parametrize("color", [(1, 0, 0), (1, 1, 0), (0.5, 0.5, 0.5)])
+@pytest.mark.parametrize("encoding", ["typed", "released"])
+def test_a_flat_picture_is_read_at_once(color: tuple[float, float, float], encoding: str) -> None:
+    flat = np.broadcast_to(np.array(color, np.float32)[:, None, None], (3, 768, 768))
+    task = dataclasses.replace(get_task("pose"), encoding=encoding)
+    start = time.perf_counter()
+    found = task.decode(flat.copy())
+    assert isinstance(found, Keypoints) and len(found) <= 200
+    assert time.perf_counter() - start < 10
+
+
+def test_joints_beyond_the_edge_stay_absent() -> None:
+    task, truth = get_task("pose"), make("pose")
+    cut = truth.crop(0, 0, 76, 128)  # above the knees
+    found = task.decode(encode(task, cut).rgb)
+    assert isinstance(found, Keypoints) and len(found) == 2
+    x, y, seen = found.people[found.visible].T
+    assert (x < 128).all() and (y < 76).all() and (found.people[:, 15:, 2] == 0).all()
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_joints_that_are_not_painted_are_inferred_and_marked(turned: bool) -> None:
     task, truth = get_task("pose"), make("pose")
     assert isinstance(truth, Keypoints)
-    truth = truth.hflip() if turned else truth
+    if turned:  # seen from behind: left and right change places, the picture does not
+        truth = dataclasses.replace(truth, people=truth.people[:, COCO_FLIP])
     hidden = [3, 15, 16]
     partial = dataclasses.replace(truth, people=truth.people.copy())
     partial.people[:, hidden] = 0

@@ -18,7 +18,7 @@ from diception.inference.prediction import to_uint8
 from diception.tasks import Task
 from diception.tasks.base import MAX_POINTS
 
-ImageInput = Image.Image | NDArray | Tensor | Path
+ImageInput = Image.Image | NDArray | Tensor | Path | str
 MULTIPLE = 16
 """Sides are multiples of this: 8 pixels a latent cell, 2 cells a patch."""
 
@@ -89,8 +89,8 @@ def make_batch(pictures: Sequence[NDArray[np.uint8]], requests: Sequence[Checked
 
 def to_array(image: ImageInput) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 of a file or a PIL image (turned as EXIF says), an array, or a (3, H, W) tensor in [0, 1]."""
-    if isinstance(image, Path):
-        return read_image(image)
+    if isinstance(image, (Path, str)):
+        return read_image(Path(image))
     if isinstance(image, Image.Image):
         return to_rgb(image.copy())
     if isinstance(image, Tensor):

@@ -74,6 +74,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     latent_mean: Tensor
     latent_scale: Tensor
+    decoder_scale: Tensor
 
     @register_to_config
     def __init__(
@@ -92,6 +93,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.decoder = _residual_net(latent_channels, VALUES, width, blocks)
         self.register_buffer("latent_mean", torch.zeros(latent_channels, 1, 1))
         self.register_buffer("latent_scale", torch.ones(latent_channels, 1, 1))
+        self.register_buffer("decoder_scale", torch.ones(latent_channels, 1, 1))
 
     def encode(self, x: Tensor) -> AutoencoderTinyOutput:
         """(B, 3, H, W) in [-1, 1] to latents (B, C, H / 8, W / 8)."""
@@ -99,7 +101,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     def decode(self, z: Tensor) -> DecoderOutput:
         """Latents (B, C, h, w) to (B, 3, 8 h, 8 w), about in [-1, 1]."""
-        values = self.to_pixels(z / self.latent_scale + self.latent_mean) + self.decoder(z)
+        projected = z / self.latent_scale + self.latent_mean
+        # The network sees what calibration cannot change, brought to about unit size once and for all.
+        values = self.to_pixels(projected) + self.decoder(projected * self.decoder_scale)
         return DecoderOutput(sample=F.pixel_shuffle(values, PATCH))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,10 +134,11 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         for net in (self.encoder, self.decoder):
             _init_residual_net(net, generator)
         self.calibrate(images)
+        self.decoder_scale.copy_(self.latent_scale)
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
-        """Sets mean and scale of the latents from `images` (N, 3, H, W) in [0, 1]; decoding undoes them.
+        """Sets mean and scale of the latents from `images` (N, 3, H, W) in [0, 1]; decoding undoes them exactly.
 
         Variances of the components span 1000:1. Dividing by the root of the standard deviation narrows that without
         raising the noise of the faint ones to the level of the strong ones; then their mean variance is set to 1.

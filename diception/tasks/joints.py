@@ -13,6 +13,8 @@ from diception.annotations import COCO_SKELETON, Keypoints
 from diception.tasks.base import Array
 from diception.tasks.skeletons import JOINT_COLORS, JOINTS, LIMB_COLORS, RED
 
+NO_JOINT = np.concatenate([np.zeros((1, 3), np.float32), LIMB_COLORS])
+"""(4, 3): what else is painted."""
 CELLS = 192
 """Joints are looked for at about this many cells a side: nothing is won by more, and it costs the same at any size."""
 SOFTNESS = 0.2
@@ -21,6 +23,8 @@ BLUR = 1.4
 """Deviation in cells of the smoothing before peaks are sought; a joint is twice as wide at least."""
 WINDOW = 7
 """One joint of a kind in so many cells."""
+CANDIDATES = 200
+"""Peaks of one kind that are looked at; a flat picture has a peak at every cell."""
 LEAST_PEAK = 0.2
 """Smoothed belief in a joint, of 1, below which there is none."""
 PAINTED = 0.2
@@ -38,7 +42,11 @@ STANDING = np.array(
     np.float32,
 )
 """(17, 2) joints of a person who stands and looks at the camera, x and y in body heights."""
-STIFFNESS = 0.02
+STRAY = 0.1
+"""Deviation, in body heights, of a joint from where the fitted figure has it."""
+FAINT = 0.02
+"""Belief in a missing joint, near its place in the figure, that is worth following."""
+STIFFNESS = 0.3
 """How much the fitted figure prefers an even scale over the shear that a few joints suggest."""
 
 
@@ -56,51 +64,57 @@ class Joint:
 def read_typed(rgb: Array) -> Keypoints:
     """People of a painting (3, H, W): joints by colour, joined along painted limbs.
 
-    Joints that were not found but follow from the others of their person are given with visibility 1, those that
-    were found with visibility 2.
+    Joints with a colour of their own have visibility 2. The others of a person, which follow from those and from what
+    faint paint there is, have visibility 1.
     """
-    joints = _find_joints(rgb, JOINT_COLORS, np.concatenate([np.zeros((1, 3), np.float32), LIMB_COLORS]))
-    people = [_completed(person) for person in _join(joints, rgb.max(axis=0) > PAINTED)]
-    return _keypoints(people, (rgb.shape[1], rgb.shape[2]))
+    belief, factor = _belief(rgb, JOINT_COLORS)
+    people = _join(_find_joints(belief, factor), rgb.max(axis=0) > PAINTED)
+    return _keypoints([_completed(person, belief, factor) for person in people], (rgb.shape[1], rgb.shape[2]))
 
 
 def read_released(rgb: Array) -> Keypoints:
     """Red joints of a painting (3, H, W). Their type is not painted: each is one "person" with one joint, its nose."""
-    joints = _find_joints(rgb, RED[None], np.concatenate([np.zeros((1, 3), np.float32), LIMB_COLORS]))
+    joints = _find_joints(*_belief(rgb, RED[None]))
     return _keypoints([{0: joint} for joint in joints], (rgb.shape[1], rgb.shape[2]))
 
 
-def _find_joints(rgb: Array, colors: Array, others: Array) -> list[Joint]:
-    """Peaks of the belief in every joint colour (n, 3), against the `others` (m, 3) that are painted too."""
-    size = rgb.shape[1:]
-    factor = max(1, round(max(size) / CELLS))
-    belief = _belief(rgb, colors, others, factor)
-    belief = ndimage.gaussian_filter(belief, (0, BLUR, BLUR), mode="constant")
-    peaks = (belief > LEAST_PEAK) & (belief == ndimage.maximum_filter(belief, (1, WINDOW, WINDOW), mode="constant"))
-    joints: list[Joint] = []
-    for kind, row, column in zip(*np.nonzero(peaks), strict=True):
-        top, left = max(0, row - WINDOW // 2), max(0, column - WINDOW // 2)
-        # Squared, so that the tail of a neighbour weighs little.
-        window = belief[kind, top : row + WINDOW // 2 + 1, left : column + WINDOW // 2 + 1] ** 2
-        down, right = ((np.indices(window.shape) + 0.5) * window).sum(axis=(1, 2)) / window.sum()
-        place = np.array([left + right, top + down], np.float32) * factor
-        same = (np.abs(j.place - place).max() for j in joints if j.kind == kind)
-        if min(same, default=np.inf) > WINDOW // 2 * factor:  # neighbours may be equally high
-            joints.append(Joint(int(kind), place, float(belief[kind, row, column])))
-    return joints
-
-
-def _belief(rgb: Array, colors: Array, others: Array, factor: int) -> Array:
-    """(n, h, w) in [0, 1]: how surely cells of factor x factor pixels show each of the colours."""
+def _belief(rgb: Array, colors: Array) -> tuple[Array, int]:
+    """How surely each colour (n, 3) is shown, (n, h, w) in [0, 1], smoothed; and the pixels along a side of a cell."""
+    factor = max(1, round(max(rgb.shape[1:]) / CELLS))
     rows, columns = np.nonzero(rgb.max(axis=0) > PAINTED)
-    distance = np.square(rgb[:, rows, columns].T[:, None] - np.concatenate([colors, others])).sum(axis=-1)
+    distance = np.square(rgb[:, rows, columns].T[:, None] - np.concatenate([colors, NO_JOINT])).sum(axis=-1)
     nearest = distance.min(axis=1, keepdims=True)
     shares = np.exp((nearest - distance) / (2 * SOFTNESS**2))
     shares *= np.exp(-distance / (8 * SOFTNESS**2)) / shares.sum(axis=1, keepdims=True)
     height, width = (-(-side // factor) for side in rgb.shape[1:])
     cells = rows // factor * width + columns // factor
     sums = [np.bincount(cells, share, height * width) for share in shares[:, : len(colors)].T]
-    return (np.array(sums).reshape(-1, height, width) / factor**2).astype(np.float32)
+    belief = (np.array(sums).reshape(-1, height, width) / factor**2).astype(np.float32)
+    return ndimage.gaussian_filter(belief, (0, BLUR, BLUR), mode="constant"), factor
+
+
+def _find_joints(belief: Array, factor: int) -> list[Joint]:
+    """Peaks of the belief (n, h, w) in every kind, the surest first; of those within a window of each other, one."""
+    peaks = (belief > LEAST_PEAK) & (belief == ndimage.maximum_filter(belief, (1, WINDOW, WINDOW), mode="constant"))
+    joints: list[Joint] = []
+    for kind in np.flatnonzero(peaks.any(axis=(1, 2))):
+        rows, columns = np.nonzero(peaks[kind])
+        best = np.argsort(-belief[kind, rows, columns], kind="stable")[:CANDIDATES]
+        places = np.array([_centre(belief[kind], rows[i], columns[i]) * factor for i in best])
+        free = np.ones(len(places), bool)
+        for i, place in zip(range(len(places)), places, strict=True):
+            if free[i]:
+                joints.append(Joint(int(kind), place, float(belief[kind, rows[best[i]], columns[best[i]]])))
+                free &= np.abs(places - place).max(axis=1) > WINDOW // 2 * factor
+    return joints
+
+
+def _centre(belief: Array, row: int, column: int) -> Array:
+    """(2,) x, y of the mass of (h, w) around a peak; squared, so that the tail of a neighbour weighs little."""
+    top, left = max(0, row - WINDOW // 2), max(0, column - WINDOW // 2)
+    window = belief[top : row + WINDOW // 2 + 1, left : column + WINDOW // 2 + 1] ** 2
+    down, right = ((np.indices(window.shape) + 0.5) * window).sum(axis=(1, 2)) / window.sum()
+    return np.array([left + right, top + down], np.float32)
 
 
 def _join(joints: list[Joint], painted: NDArray[np.bool_]) -> list[dict[int, Joint]]:
@@ -126,22 +140,30 @@ def _join(joints: list[Joint], painted: NDArray[np.bool_]) -> list[dict[int, Joi
     return [person for person in people.values() if len(person) >= LEAST_JOINTS]
 
 
-def _completed(person: dict[int, Joint]) -> dict[int, Joint]:
+def _completed(person: dict[int, Joint], belief: Array, factor: int) -> dict[int, Joint]:
     """Adds the joints that are missing: a standing figure, facing or turned away, fitted to those that are there.
 
-    Each is moved with the nearest one that was found, which takes most of the pose into account.
+    Each is moved with the nearest one that was found, which takes most of the pose into account, and then to where its
+    own colour is painted, however faintly. What would lie outside the picture stays absent.
     """
     found = sorted(person)
     if len(found) == JOINTS:
         return person
     places = np.array([person[kind].place for kind in found])
     figure = min((_fitted(places, found, side) for side in (1, -1)), key=lambda fit: fit[1])[0]
-    missing = [kind for kind in range(JOINTS) if kind not in person]
+    reach = max(BLUR, STRAY * float(np.ptp(figure[:, 1])) / factor)
+    rows, columns = np.indices(belief.shape[1:]) + 0.5
     added = {}
-    for kind in missing:
+    for kind in set(range(JOINTS)) - person.keys():
         near = found[int(np.abs(STANDING[found] - STANDING[kind]).sum(axis=1).argmin())]
-        place = person[near].place + figure[kind] - figure[near]
-        added[kind] = Joint(kind, place.astype(np.float32), 0.0, seen=False)
+        place = (person[near].place + figure[kind] - figure[near]) / factor
+        prior = np.exp(-(np.square(columns - place[0]) + np.square(rows - place[1])) / (2 * reach**2))
+        likely = belief[kind] * prior
+        row, column = np.unravel_index(int(likely.argmax()), likely.shape)
+        if likely[row, column] > FAINT:
+            place = _centre(likely, int(row), int(column))
+        if (place >= 0).all() and place[0] < belief.shape[2] and place[1] < belief.shape[1]:
+            added[kind] = Joint(kind, (place * factor).astype(np.float32), 0.0, seen=False)
     return person | added
 
 

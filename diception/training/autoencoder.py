@@ -17,6 +17,10 @@ from diception.tasks import known_tasks
 from diception.training.datamodule import open_stream
 
 PCA_BATCHES = 16
+CALIBRATE_EVERY = 100
+"""Steps after which the latents are brought back to unit variance, so that the noise on them keeps its weight."""
+CLIP = 0.2
+"""Gradient norm; a few large steps can silence a network without normalisation for good."""
 
 
 def train_autoencoder(config: AutoencoderConfig) -> Path:
@@ -35,11 +39,13 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps, pct_start=0.05)
     bar = tqdm(range(config.steps), desc="autoencoder", unit="step", mininterval=2)
-    for _ in bar:
+    for step in bar:
+        if step % CALIBRATE_EVERY == 0:
+            model.calibrate(first)
         error = reconstruction_error(model, _pictures(next(loader)), config.noise, generator)
         optimizer.zero_grad()
         error.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         schedule.step()
         bar.set_postfix(psnr=f"{-10 * torch.log10(error.detach()):.1f} dB", refresh=False)
