@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from diception.model.diception import Diception
 
 GPU_BATCH = 4
-"""Images at a time on a GPU, where nothing else is said; a batch of 4 at 768 pixels fits in 24 GB."""
+"""Images at a time on a GPU, where nothing else is said; the paper fits 4 at 768 pixels in 24 GB."""
 
 
 class Pipeline:
@@ -86,16 +86,14 @@ class Pipeline:
         category: str | None = None,
         seed: int = 0,
     ) -> Checked:
-        """The question in the model's terms.
+        """The question in the model's terms; nothing is encoded yet.
 
         Raises:
             ValueError: unknown task, points missing or out of range, a category missing or not in the prompt bank.
         """
         chosen = self.get_task(task)
         array, prompt = check_points(chosen, points), chosen.prompt(category)
-        if prompt not in self.model.bank.prompts:
-            self.model.bank.add([prompt])
-            self.model.bank.release_encoder()
+        self.model.bank.check([prompt])
         return Checked(chosen, array, prompt, seed)
 
     def __call__(
@@ -168,7 +166,12 @@ class Pipeline:
             guidance_scale=settings.guidance_scale if guidance_scale is None else guidance_scale,
         )
         checked = [self.check(r.task, r.points, r.category, r.seed) for r in requests]
-        fixed = check_size(size or (settings.resolution,) * 2)
+        if size is not None and keep_aspect:
+            raise ValueError("size and keep_aspect are both given; choose one")
+        fixed = check_size(size or (settings.resolution, settings.resolution))
+        known = set(self.model.bank.prompts)
+        self.model.bank.add(dict.fromkeys(c.prompt for c in checked if c.prompt not in known))
+        self.model.bank.release_encoder()
         at_a_time = batch_size or (1 if self.model.device.type == "cpu" else GPU_BATCH)
         waiting: dict[tuple[int, int], list[tuple[int, NDArray[np.uint8]]]] = {}
         for index, request in enumerate(requests):

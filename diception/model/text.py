@@ -121,17 +121,27 @@ class PromptBank:
         prompts = list(prompts)
         if not prompts:
             return
+        self.check(prompts)
         if self.encoder is None and self._load_encoder is not None:
             self.encoder = self._load_encoder()
             self._check(self.encoder.describe())
-        if self.encoder is None:
-            known = ", ".join(repr(prompt) for prompt in self.prompts)
-            raise ValueError(
-                f"the model holds no embedding of prompt {prompts[0]!r} and no text encoder; it knows {known}. "
-                "Add it with `diception prompts add`, which needs the text encoders of Stable Diffusion 3"
-            )
+        assert self.encoder is not None
         context, pooled = self.encoder(prompts)
         self.put(prompts, context, pooled)
+
+    def check(self, prompts: Iterable[str]) -> None:
+        """Refuses prompts that are neither stored nor can be encoded; encodes nothing.
+
+        Raises:
+            ValueError: names the prompts that are known.
+        """
+        unknown = [prompt for prompt in prompts if prompt not in self._entries]
+        if unknown and self.encoder is None and self._load_encoder is None:
+            known = ", ".join(repr(prompt) for prompt in self.prompts)
+            raise ValueError(
+                f"the model holds no embedding of prompt {unknown[0]!r} and no text encoder; it knows {known}. "
+                "Add it with `diception prompts add`, which needs the text encoders of Stable Diffusion 3"
+            )
 
     def release_encoder(self) -> None:
         """Forgets an encoder that can be loaded again, and with it its memory."""

@@ -90,7 +90,7 @@ def _belief(rgb: Array, colors: Array) -> tuple[Array, int]:
     cells = rows // factor * width + columns // factor
     sums = [np.bincount(cells, share, height * width) for share in shares[:, : len(colors)].T]
     belief = (np.array(sums).reshape(-1, height, width) / factor**2).astype(np.float32)
-    return ndimage.gaussian_filter(belief, (0, BLUR, BLUR), mode="constant"), factor
+    return np.asarray(ndimage.gaussian_filter(belief, (0, BLUR, BLUR), mode="constant"), np.float32), factor
 
 
 def _find_joints(belief: Array, factor: int) -> list[Joint]:
@@ -100,7 +100,7 @@ def _find_joints(belief: Array, factor: int) -> list[Joint]:
     for kind in np.flatnonzero(peaks.any(axis=(1, 2))):
         rows, columns = np.nonzero(peaks[kind])
         best = np.argsort(-belief[kind, rows, columns], kind="stable")[:CANDIDATES]
-        places = np.array([_centre(belief[kind], rows[i], columns[i]) * factor for i in best])
+        places = np.array([_centre(belief[kind], int(rows[i]), int(columns[i])) * factor for i in best])
         free = np.ones(len(places), bool)
         for i, place in zip(range(len(places)), places, strict=True):
             if free[i]:
@@ -174,7 +174,7 @@ def _fitted(places: Array, found: list[int], side: int) -> tuple[Array, float]:
     even = np.sqrt(np.square(y).sum() / np.square(x).sum()) * np.diag([side, 1])
     shear = np.linalg.solve(x.T @ x + STIFFNESS * np.eye(2), x.T @ y + STIFFNESS * even)
     cost = np.square(x @ shear - y).sum() + STIFFNESS * np.square(shear - even).sum()
-    return (STANDING - centre) @ shear + target, float(cost)
+    return ((STANDING - centre) @ shear + target).astype(np.float32), float(cost)
 
 
 def _support(start: Array, end: Array, painted: NDArray[np.bool_]) -> float:
