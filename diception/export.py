@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from diception.model.checkpoint import load_model, save_model
+from diception.model.checkpoint import load_model, save_model, text_encoder_loader
 from diception.model.diception import Diception
 from diception.model.lora import load_adapter, merge_adapter
 from diception.model.release import from_release, to_release
@@ -100,6 +100,8 @@ def import_release(
     """
     out = _new(out)
     model = from_release(base, release, point_order, device, dtype)
+    if text_encoder_loader(Path(base), device, dtype) is None:
+        raise ValueError(f"{base} has no text encoders; they are needed once, for the prompts")
     tasks = released_tasks()
     model.settings.tasks = [task.as_dict() for task in tasks]
     categories = {True: COCO_CATEGORIES, False: (None,)}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from diception.datasets.images import read_image
+from diception.datasets.images import image_size
 from diception.datasets.sources.coco import decode_segmentation
 from diception.inference import Pipeline, Request
 from diception.tasks.base import MAX_POINTS
@@ -76,11 +76,20 @@ def _requests(
         yield name, Request(image, task.name, given, category, seed)
         return
     regions = _regions(entry, root)
-    for region in regions if every_region else [regions[int(generator.integers(len(regions)))]]:
-        points = _points(region, image, generator) if task.takes_points else None
+    order = range(len(regions)) if every_region else generator.permutation(len(regions))
+    size, asked = image_size(image), 0
+    for region in (regions[index] for index in order):
+        points = _points(region, size, generator) if task.takes_points else None
+        if points == []:
+            continue  # too small to hold a pixel
         category = region["prompt"] if task.takes_category else None
         pipeline.check(task.name, points, category)
         yield name, Request(image, task.name, points, category, seed)
+        asked += 1
+        if not every_region:
+            return
+    if not asked:
+        raise ValueError("all regions of the target are empty")
 
 
 def _regions(entry: dict[str, Any], root: Path) -> Sequence[dict[str, Any]]:
@@ -95,14 +104,11 @@ def _regions(entry: dict[str, Any], root: Path) -> Sequence[dict[str, Any]]:
     return regions
 
 
-def _points(region: dict[str, Any], image: Path, generator: np.random.Generator) -> list[tuple[float, float]]:
-    """Five points (x, y) inside a region."""
-    segmentation = region["segmentation"]
-    sized = isinstance(segmentation, dict)
-    height, width = segmentation["size"] if sized else read_image(image).shape[:2]
-    mask = decode_segmentation(segmentation, (height, width))
+def _points(region: dict[str, Any], size: tuple[int, int], generator: np.random.Generator) -> list[tuple[float, float]]:
+    """Five points (x, y) inside a region of an image (H, W); none where the region is empty."""
+    mask = decode_segmentation(region["segmentation"], size)
     if not mask.any():
-        raise ValueError("the region is empty")
+        return []
     return [(float(x), float(y)) for x, y in draw_points(mask, MAX_POINTS, generator)]
 
 

@@ -104,11 +104,55 @@ def test_the_command_answers_a_batch_and_continues_it(root: Path, capsys: pytest
     assert np.load(out / "b.depth.npy").shape == (40, 60)
     assert np.load(out / "a.point_segmentation.npy").dtype == bool
     before = (out / "b.depth.npy").stat().st_mtime_ns
-    (out / "a.point_segmentation.rgb.png").unlink()
+    log = out / "answers.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[1:]) + lines[0][:20])  # killed while it wrote the line
     assert main([*command, "--save-npy", "--resume"]) == 0
     assert "1 predictions" in capsys.readouterr().out and (out / "b.depth.npy").stat().st_mtime_ns == before
+    assert main([*command, "--save-npy", "--resume", "--steps", "2"]) == 0
+    assert "2 predictions" in capsys.readouterr().out  # other steps are another question
     assert main([*command, "--image", str(root / "a.png")]) == 2
     assert "no --image with --batch" in capsys.readouterr().err
+
+
+def test_a_broken_image_is_left_out_and_named_at_the_end(root: Path, capsys: pytest.CaptureFixture) -> None:
+    whole = (root / "a.png").read_bytes()
+    (root / "cut.png").write_bytes(whole[: len(whole) // 2])
+    jobs = [{"input": f"{name}.png", "caption": "[[image2depth]]"} for name in ("cut", "a", "b")]
+    command = ["predict", "--model", "tiny", "--batch", str(write(root, jobs)), "--data-root", str(root)]
+    assert main([*command, "--out", str(root / "out")]) == 2
+    assert "1 of 3 images cannot be read" in (told := capsys.readouterr().err) and "cut.depth" in told
+    assert {path.name for path in (root / "out").glob("*.npy")} == {"a.depth.depth.npy", "b.depth.depth.npy"}
+
+
+def test_empty_regions_are_passed_over(root: Path, pipeline: Pipeline) -> None:
+    content = json.loads((root / "sa1b.json").read_bytes())
+    empty = encode_rle(np.zeros((1, 40, 60), bool))[0]["counts"].decode()
+    for region in content["annotations"][:2]:
+        region["segmentation"]["counts"] = empty
+    (root / "sa1b.json").write_text(json.dumps(content))
+    for every_region in (False, True):
+        [job] = read_jobs(write(root, [SEGMENT]), root, pipeline, every_region=every_region)
+        assert job.request.points and job.request.points[0][0] > 0.6
+    content["annotations"] = content["annotations"][:2]
+    (root / "sa1b.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="all regions of the target are empty"):
+        read_jobs(write(root, [SEGMENT]), root, pipeline)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--prompt", "[[image2depth]] person"], "takes no category"),
+        (["--prompt", "[[image2semantic]] person", "--category", "dog"], "give one"),
+        (["--task", "depth", "--go-through-all-seg-labels"], "is for --batch"),
+        (["--task", "depth", "--size", "64", "64", "--keep-aspect"], "choose one"),
+    ],
+)
+def test_contradictions_are_refused(root: Path, capsys: pytest.CaptureFixture, options: list[str], told: str) -> None:
+    image = ["--image", str(root / "a.png")]
+    assert main(["predict", "--model", "tiny", *image, *options, "--out", str(root / "out")]) == 2
+    assert told in capsys.readouterr().err and not (root / "out").exists()
 
 
 def test_a_prompt_is_the_same_as_a_task(root: Path) -> None:
@@ -120,7 +164,7 @@ def test_a_prompt_is_the_same_as_a_task(root: Path) -> None:
     for name, options in ways.items():
         assert main([*command, *options, "--out", str(root / name)]) == 0
     files = [sorted((root / name).iterdir()) for name in ways]
-    assert [f.name for f in files[0]] == [f.name for f in files[1]] and len(files[0]) == 4
+    assert [f.name for f in files[0]] == [f.name for f in files[1]] and len(files[0]) == 5
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
 
 

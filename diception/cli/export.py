@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.format == "release":
         export_release(arguments.run, arguments.out, arguments.merge_adapter)
+        print("the file says neither the order of points nor the encodings; they are in the model's diception.json")
     else:
         export_directory(arguments.run, arguments.out, arguments.merge_adapter, getattr(torch, arguments.dtype))
     print(f"model: {arguments.out}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diception.inference import Pipeline
@@ -61,7 +62,9 @@ def run(arguments: argparse.Namespace) -> None:
         jobs = read_jobs(arguments.batch, arguments.data_root, pipeline, arguments.seed, every)
     else:
         jobs = _jobs(pipeline, arguments)
-    waiting = [job for job in jobs if not (arguments.resume and (arguments.out / f"{job.name}.rgb.png").exists())]
+    record = AnswerLog(arguments.out / "answers.jsonl", _options(arguments))
+    waiting = [job for job in jobs if not (arguments.resume and record.holds(job))]
+    broken: list[str] = []
     answers = pipeline.answer(
         [job.request for job in waiting],
         steps=arguments.steps,
@@ -69,10 +72,47 @@ def run(arguments: argparse.Namespace) -> None:
         size=tuple(arguments.size) if arguments.size else None,
         keep_aspect=arguments.keep_aspect,
         batch_size=arguments.batch_size,
+        unreadable=lambda index, error: broken.append(f"{waiting[index].name}: {error}"),
     )
     for index, prediction in tqdm(answers, total=len(waiting), unit="prediction"):
         prediction.save(arguments.out / waiting[index].name, arguments.save_npy)
-    print(f"{len(waiting)} predictions in {arguments.out}" + f", {len(jobs) - len(waiting)} kept" * arguments.resume)
+        record.add(waiting[index])
+    made = len(waiting) - len(broken)
+    print(f"{made} predictions in {arguments.out}" + f", {len(jobs) - len(waiting)} kept" * arguments.resume)
+    if broken:
+        raise ValueError(f"{len(broken)} of {len(waiting)} images cannot be read, the first of {broken[0]}")
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What an answer depends on beside its question."""
+    names = ("model", "adapter", "steps", "guidance_scale", "size", "keep_aspect", "dtype", "save_npy")
+    return {name: _plain(getattr(arguments, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+class AnswerLog:
+    """The questions whose answers a folder holds, a line each, so that an interrupted command can go on."""
+
+    def __init__(self, path: Path, options: dict[str, Any]):
+        self.path, self.options = path, options
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.held = dict(line.split("\t", 1) for line in lines if line.count("\t") == 1)
+
+    def holds(self, job: Job) -> bool:
+        """Whether the same question was answered with the same options, last of all under this name."""
+        return self.held.get(job.name) == self._question(job)
+
+    def add(self, job: Job) -> None:
+        """Called when all files of the answer are written."""
+        with self.path.open("a") as file:
+            file.write(f"{job.name}\t{self._question(job)}\n")
+
+    def _question(self, job: Job) -> str:
+        question = {name: _plain(value) for name, value in vars(job.request).items()}
+        return json.dumps(question | self.options, sort_keys=True)
 
 
 def parse_points(text: str) -> list[tuple[float, float]]:
@@ -96,6 +136,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--size and --keep-aspect are both given; choose one")
     if bool(arguments.batch) == bool(arguments.image):
         raise ValueError("give --image with --task or --prompt, and no --image with --batch")
+    if arguments.batch and (arguments.points or arguments.category):
+        raise ValueError("--points and --category are for --task and --prompt; a batch has its own")
+    if arguments.go_through_all_seg_labels and not arguments.batch:
+        raise ValueError("--go-through-all-seg-labels is for --batch")
     for path in arguments.image:
         read_image(path)
     stems = [path.stem for path in arguments.image]
@@ -124,9 +168,12 @@ def _tasks(pipeline: Pipeline, arguments: argparse.Namespace) -> list[tuple[str,
     """Tasks asked for, with their category; `all` leaves out those whose points or category were not given."""
     if arguments.prompt:
         task, category = pipeline.read_prompt(arguments.prompt)
+        if category and arguments.category:
+            raise ValueError(f"--prompt names the category {category!r}, --category {arguments.category!r}; give one")
         return [(task.name, category or arguments.category)]
     if arguments.task != "all":
-        return [(pipeline.get_task(name).name, arguments.category) for name in arguments.task.split(",")]
+        names = [pipeline.get_task(name).name for name in arguments.task.split(",")]
+        return [(name, arguments.category) for name in dict.fromkeys(names)]
     return [
         (task.name, arguments.category)
         for task in pipeline.tasks.values()

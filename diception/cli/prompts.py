@@ -16,19 +16,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     import torch
 
-    from diception.model.checkpoint import load_model, text_encoder_loader
+    from diception.model.checkpoint import text_encoder_loader
+    from diception.model.text import PromptBank
+    from diception.model.weights import TINY
 
-    model = load_model(arguments.model)
+    root = TINY if str(arguments.model) == "tiny" else arguments.model
+    if not root.is_dir():
+        raise ValueError(f"no model at {str(root)!r}: neither a directory nor `tiny`")
+    loader = text_encoder_loader(arguments.text_encoders or root, "cpu", torch.float32)
+    bank = PromptBank.load(root / "prompts.safetensors", loader)
     if arguments.action == "add":
         if not arguments.model.is_dir():
             raise ValueError(f"{arguments.model} comes with the package; export it to a folder first")
         if not arguments.prompts:
             raise ValueError("no prompt given to add")
-        if arguments.text_encoders is not None:
-            loader = text_encoder_loader(arguments.text_encoders, "cpu", torch.float32)
-            if loader is None:
-                raise ValueError(f"{arguments.text_encoders} has no text encoders of Stable Diffusion 3")
-            model.bank.load_encoders_by(loader)
-        model.bank.add([prompt for prompt in arguments.prompts if prompt not in model.bank.prompts])
-        model.bank.save(arguments.model / "prompts.safetensors")
-    print("\n".join(model.bank.prompts))
+        if arguments.text_encoders is not None and (loader is None or bank.encoder is not None):
+            reason = "has none" if loader is None else "is not needed, the model encodes words itself"
+            raise ValueError(f"--text-encoders {arguments.text_encoders} {reason}")
+        bank.add([prompt for prompt in arguments.prompts if prompt not in bank.prompts])
+        bank.save(root / "prompts.safetensors")
+    print("\n".join(bank.prompts))

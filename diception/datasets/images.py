@@ -23,6 +23,9 @@ DECODE_ERRORS = (
 """What Pillow, numpy, json and pycocotools raise on broken bytes: SyntaxError on a broken PNG chunk, MemoryError on a
 broken npy header."""
 
+ORIENTATION = 0x0112
+"""EXIF's tag; from 5 on the sides change places."""
+
 ImageFormat = Literal["jpg", "png"]
 
 
@@ -39,6 +42,16 @@ def open_image(source: bytes | Path) -> Image.Image:
         raise ValueError(f"{where}no such file") from error
     except DECODE_ERRORS as error:
         raise ValueError(f"{where}image does not decode: {error}") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of an image file as a viewer shows it, from its head alone."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except DECODE_ERRORS as error:
+        raise ValueError(f"{path}: image does not decode: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:

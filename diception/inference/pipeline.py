@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 GPU_BATCH = 4
 """Images at a time on a GPU, where nothing else is said; the paper fits 4 at 768 pixels in 24 GB."""
 
+MAX_WAITING = 8
+"""So many batches of images at most wait for others of their size."""
+
 
 class Pipeline:
     """An exported model, ready to answer: `pipeline(image, task="depth").annotation`."""
@@ -75,6 +78,8 @@ class Pipeline:
         for task in self.tasks.values():
             rest = prompt.strip().removeprefix(task.token)
             if rest != prompt.strip() and (not rest or rest[0].isspace()):
+                if rest and not task.takes_category:
+                    raise ValueError(f"prompt {prompt!r} says more than {task.token}; the task takes no category")
                 return task, rest.strip() or None
         known = ", ".join(sorted(task.token for task in self.tasks.values()))
         raise ValueError(f"prompt {prompt!r} begins with no token that this model knows: {known}")
@@ -150,10 +155,12 @@ class Pipeline:
         keep_aspect: bool = False,
         batch_size: int | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
+        unreadable: Callable[[int, ValueError], None] | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
         """Answers any mixture of questions, a batch at a time; the options are those of `__call__`.
 
-        All questions are checked before the first is answered; files are opened when their turn comes.
+        All questions are checked before the first is answered; files are opened when their turn comes. One that does
+        not decode is an error, or, where `unreadable` is given, told to it with its index and left out.
 
         Yields:
             A question's index and its answer. Questions of one working size are answered together.
@@ -175,10 +182,18 @@ class Pipeline:
         at_a_time = batch_size or (1 if self.model.device.type == "cpu" else GPU_BATCH)
         waiting: dict[tuple[int, int], list[tuple[int, NDArray[np.uint8]]]] = {}
         for index, request in enumerate(requests):
-            picture = to_array(request.image)
+            try:
+                picture = to_array(request.image)
+            except ValueError as error:
+                if unreadable is None:
+                    raise
+                unreadable(index, error)
+                continue
             working = fitting_size(picture.shape[:2], settings.resolution) if keep_aspect else fixed
             waiting.setdefault(working, []).append((index, picture))
-            if len(waiting[working]) == at_a_time:
+            full = sum(map(len, waiting.values())) == MAX_WAITING * at_a_time
+            working = max(waiting, key=lambda size: len(waiting[size])) if full else working
+            if full or len(waiting[working]) == at_a_time:
                 yield from self._answer_batch(waiting.pop(working), checked, working, sampling, noise, progress)
         for working, group in waiting.items():
             yield from self._answer_batch(group, checked, working, sampling, noise, progress)

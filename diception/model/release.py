@@ -99,7 +99,9 @@ def read_release(path: str | Path) -> dict[str, Tensor]:
 
 
 def to_release(model: Diception) -> dict[str, Any]:
-    """What the released file holds, of any model with Fourier points; inverse of `from_release`.
+    """What the released file holds, of any model with Fourier points.
+
+    The inverse of `from_release` but for what the file cannot say: the order of points and the tasks' encodings.
 
     Raises:
         ValueError: the model has an adapter, or points that the released code cannot embed.

@@ -148,10 +148,6 @@ class PromptBank:
         if self._load_encoder is not None:
             self.encoder = None
 
-    def load_encoders_by(self, load_encoder: Callable[[], TextEncoder]) -> None:
-        """Unknown prompts are encoded by what this gives; it must be the encoder that made the stored ones."""
-        self._load_encoder = load_encoder
-
     def put(self, prompts: Sequence[str], context: Tensor, pooled: Tensor) -> None:
         """Stores embeddings context (N, L, text width) and pooled (N, pooled width) of N prompts."""
         for prompt, *entry in zip(prompts, context.detach().cpu(), pooled.detach().cpu(), strict=True):

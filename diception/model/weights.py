@@ -38,9 +38,11 @@ def save_module(module: Any, folder: Path, dtype: torch.dtype | None = None, cla
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """One safetensors file, readable by everybody: the library makes it private to its owner."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
-    path.chmod(0o644)
+    """One safetensors file, whole or not at all, readable by everybody: the library makes it private to its owner."""
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+    partial.chmod(0o644)
+    partial.replace(path)
 
 
 def load_module(cls: type[ModelMixin], folder: Path) -> Any:

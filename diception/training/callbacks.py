@@ -16,7 +16,7 @@ from tqdm import tqdm
 from diception.config import SamplingConfig
 from diception.evaluation import HeldOut, Score, evaluate
 from diception.panel import predict_rows, save_panel
-from diception.training.checkpoints import checkpoint_path
+from diception.training.checkpoints import checkpoint_path, drop_oldest
 from diception.training.optim import EMA
 
 
@@ -53,13 +53,10 @@ class Progress(L.Callback):
 
 
 class TimeLimit(L.Callback):
-    """Stops after so many minutes of this process, with a checkpoint; a resumed run has the whole time again."""
+    """Stops after so many minutes, with a checkpoint; a resumed run has the whole time again."""
 
-    def __init__(self, minutes: float, folder: Path):
-        self.minutes, self.folder, self.start = minutes, folder, 0.0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.start = time.monotonic()
+    def __init__(self, minutes: float, folder: Path, kept: int):
+        self.minutes, self.folder, self.kept, self.start = minutes, folder, kept, time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
@@ -70,6 +67,8 @@ class TimeLimit(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.global_step < trainer.max_steps:
             trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
+            if trainer.is_global_zero:
+                drop_oldest(self.folder, self.kept)
 
 
 class Validation(L.Callback):

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, and the newest one that can be read."""
+"""Checkpoints of a run: written whole or not at all; the newest; how many are kept."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         partial = Path(f"{path}{PARTIAL}")
         super().save_checkpoint(checkpoint, partial, storage_options)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())  # on disk before it has its name
         os.replace(partial, path)
 
 
@@ -30,6 +32,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of a run folder with the most steps."""
     found = sorted((folder / "checkpoints").glob("step_*.ckpt"))
     return found[-1] if found else None
+
+
+def drop_oldest(folder: Path, kept: int) -> None:
+    """Removes all but the newest checkpoints of a run folder."""
+    for path in sorted((folder / "checkpoints").glob("step_*.ckpt"))[: -max(1, kept)]:
+        path.unlink()
 
 
 def keep_checkpoints(folder: Path, every: int, kept: int) -> ModelCheckpoint:

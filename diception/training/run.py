@@ -68,12 +68,12 @@ def fit(
     validation = Validation(held_out, config.sampling, config.validate_every, folder, ema)
     check_same_run(config, folder / "config.yaml")
     checkpoint = newest_checkpoint(folder)
-    limit = [TimeLimit(config.max_minutes, folder)] if config.max_minutes else []
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    limit = [TimeLimit(config.max_minutes, folder, config.keep_checkpoints)] if config.max_minutes else []
     trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks, *limit], checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero:
         save_config(config, folder / "config.yaml")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
