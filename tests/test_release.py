@@ -222,3 +222,20 @@ def test_a_known_prompt_reads_no_text_encoder_and_a_new_one_can_be_added(
     assert main(command) == 0
     assert prompt in capsys.readouterr().out
     Pipeline.from_pretrained(model).check("semantic_segmentation", category="unicorn")
+
+
+def test_text_encoders_that_are_there_are_read_for_an_unknown_prompt_alone(files: Path, tmp_path: Path) -> None:
+    import shutil
+
+    model, image = shutil.copytree(files / "yx", tmp_path / "model"), np.zeros((32, 32, 3), np.uint8)
+    for name in ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3"):
+        shutil.copytree(files / "sd3" / name, model / name)
+    pipeline = Pipeline.from_pretrained(model)
+    pipeline(image, task="semantic_segmentation", category="unicorn", steps=1, size=(32, 32))
+    assert pipeline.model.bank.encoder is None  # released
+    for file in model.glob("text_encoder*/*.safetensors"):
+        file.write_bytes(b"what reads this fails")
+    pipeline = Pipeline.from_pretrained(model)
+    pipeline(image, task="semantic_segmentation", category="zebra", steps=1, size=(32, 32))
+    with pytest.raises(Exception, match="header|safetensors|HeaderTooLarge|deserializ"):
+        pipeline(image, task="semantic_segmentation", category="unicorn", steps=1, size=(32, 32))

@@ -6,20 +6,20 @@ import argparse
 import json
 from pathlib import Path
 
+from diception.cli.model_options import add_model_options, load_pipeline
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a model directory, or `tiny`")
+    add_model_options(parser)
     parser.add_argument("--shards", help="held-out shards; by default synthetic scenes are rendered")
     parser.add_argument("--domain", type=int, default=1, help="domain of the rendered scenes (default 1)")
     parser.add_argument("--count", type=int, default=200, help="samples per task (default 200)")
     parser.add_argument("--tasks", help="names with commas; by default every task of the model that the data serves")
-    parser.add_argument("--adapter", type=Path, help="an adapter made by `diception adapt`")
     parser.add_argument("--size", type=int, help="side in pixels (default: the model's resolution)")
     parser.add_argument("--steps", type=int, nargs="+", help="numbers of denoising steps (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, default=1.0, help="guidance runs above 1 (default 1)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0, help="fixes points, categories and noise")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--out", type=Path, help="write the report as JSON")
 
 
@@ -32,12 +32,11 @@ def run(arguments: argparse.Namespace) -> None:
     from diception.datasets.shards import ShardReader
     from diception.datasets.synthetic import held_out_scenes
     from diception.evaluation import evaluate_tasks
-    from diception.inference import Pipeline
     from diception.tables import format_scores
 
     if min(arguments.steps or [1]) < 1 or arguments.count < 1:
         raise ValueError(f"--steps is {arguments.steps} and --count {arguments.count}; both must be at least 1")
-    pipeline = Pipeline.from_pretrained(arguments.model, device=arguments.device, adapter=arguments.adapter)
+    pipeline = load_pipeline(arguments)
     names = arguments.tasks.split(",") if arguments.tasks else sorted(pipeline.tasks)
     tasks = [pipeline.get_task(name) for name in names]
     size = arguments.size or pipeline.model.settings.resolution

@@ -7,15 +7,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diception.cli.model_options import add_model_options, load_pipeline
+
 if TYPE_CHECKING:
     from diception.inference import Pipeline
     from diception.jobs import Job
 
-DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a model directory, or `tiny`")
+    add_model_options(parser)
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--task", help="a task of the model; several with commas, or `all`")
     asked.add_argument("--prompt", help="the same as a prompt: '[[image2depth]]', '[[image2semantic]] person'")
@@ -23,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", nargs="+", type=Path, default=[], help="image files, with --task or --prompt")
     parser.add_argument("--points", help='1 to 5 points "y,x;y,x" in [0, 1], for tasks prompted by points')
     parser.add_argument("--category", help="what to look for, for tasks prompted by category")
-    parser.add_argument("--adapter", type=Path, help="an adapter made by `diception adapt`")
     parser.add_argument(
         "--steps", "--num-inference-steps", type=int, help="denoising steps (default: the model's own; 28 as released)"
     )
@@ -31,8 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="fixes the noise (default 0)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="the model's size, multiples of 16")
     parser.add_argument("--keep-aspect", action="store_true", help="work at the image's aspect, not squashed")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="of the model (default float32)")
     parser.add_argument("--batch-size", type=int, help="images at a time (default 1 on the CPU, 4 on a GPU)")
     parser.add_argument("--data-root", type=Path, default=Path(), help="folder that paths in the batch start from")
     parser.add_argument(
@@ -44,19 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    import torch
     from tqdm import tqdm
 
-    from diception.inference import Pipeline
     from diception.jobs import read_jobs
 
     _check(arguments)
-    pipeline = Pipeline.from_pretrained(
-        arguments.model,
-        device=arguments.device,
-        dtype=getattr(torch, DTYPES[arguments.dtype]),
-        adapter=arguments.adapter,
-    )
+    pipeline = load_pipeline(arguments)
     if arguments.batch:
         every = arguments.go_through_all_seg_labels
         jobs = read_jobs(arguments.batch, arguments.data_root, pipeline, arguments.seed, every)
@@ -85,7 +75,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What an answer depends on beside its question."""
-    names = ("model", "adapter", "steps", "guidance_scale", "size", "keep_aspect", "dtype", "save_npy")
+    names = ("model", "adapter", "autoencoder", "quantize", "dtype")
+    names += ("steps", "guidance_scale", "size", "keep_aspect", "save_npy")
     return {name: _plain(getattr(arguments, name)) for name in names}
 
 

@@ -24,8 +24,10 @@ from diception.inference.requests import (
     make_batch,
     to_array,
 )
+from diception.model.autoencoder import load_autoencoder
 from diception.model.checkpoint import load_model
 from diception.model.lora import load_adapter
+from diception.model.memory import prepare
 from diception.tasks import Task, task_from_dict
 
 if TYPE_CHECKING:
@@ -53,17 +55,35 @@ class Pipeline:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         adapter: str | Path | None = None,
+        decoder: str | Path | None = None,
+        quantize: str | None = None,
+        offload: bool = False,
+        compile_blocks: bool = False,
     ) -> Pipeline:
         """Loads a model directory (or `tiny`), and on top of it an adapter with its task.
 
+        Args:
+            path: the model directory.
+            device: where it computes.
+            dtype: in which it computes.
+            adapter: made by `diception adapt` for this model.
+            decoder: folder of an autoencoder of the same latents that decodes instead of the model's own.
+            quantize: `int8` or `nf4`: the transformer's blocks in 8 or 4 bits; needs bitsandbytes.
+            offload: weights wait on the CPU until they are needed: slower, in a fraction of the memory.
+            compile_blocks: `torch.compile`; the first answer of every size takes minutes, the others less time.
+
         Raises:
-            ValueError: no such model, files that do not match, an adapter made for another model.
+            ValueError: no such model, files that do not match, an adapter made for another model, options that
+                exclude each other.
         """
-        model = load_model(path, device=device, dtype=dtype)
+        model = load_model(path, device="cpu", dtype=dtype)
         pipeline = cls(model)
         if adapter is not None:
             task = task_from_dict(load_adapter(model, adapter).task)
             pipeline.tasks[task.name] = task
+        if decoder is not None:
+            model.decode_with(load_autoencoder(decoder).to(dtype))
+        prepare(model, device, quantize, offload, compile_blocks)
         return pipeline
 
     def get_task(self, name: str) -> Task:

@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 
 from diception.model.autoencoder import Autoencoder
 from diception.model.diception import Diception, ModelSettings
+from diception.model.memory import is_quantized
 from diception.model.points import PointEmbedder
 from diception.model.text import PromptBank, TextEncoder
 from diception.model.transformer import DiceptionTransformer
@@ -43,6 +44,8 @@ def save_model(
     """
     if any(".lora_" in name for name, _ in model.transformer.named_parameters()):
         raise ValueError("the model has an adapter; merge or remove it before saving")
+    if is_quantized(model):
+        raise ValueError("the model's blocks are quantised; load it without that to save it")
     known = set(model.bank.prompts)
     model.bank.add([p for p in ["", *[task["token"] for task in model.settings.tasks]] if p not in known])
     with atomic_directory(directory, marker=SETTINGS) as folder:

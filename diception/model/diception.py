@@ -93,6 +93,7 @@ class Diception(nn.Module):
         self.transformer = transformer
         self.points = points
         self.autoencoder = autoencoder
+        self.decoder: Autoencoder | None = None
         self.bank = bank
         settings.point_order = points.order
         self.settings = settings
@@ -115,7 +116,19 @@ class Diception(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) to RGB (B, 3, H, W) in [0, 1], float32."""
-        return self.autoencoder.decode(latents)
+        return (self.decoder or self.autoencoder).decode(latents)
+
+    def decode_with(self, decoder: Autoencoder) -> None:
+        """Decodes by another autoencoder of the same latents from now on, a smaller and faster one for example.
+
+        Raises:
+            ValueError: its latents have other channels or cells.
+        """
+        own, other = ((a.channels, a.factor) for a in (self.autoencoder, decoder))
+        if own != other:
+            latents = "{0} channels and cells of {1} pixels"
+            raise ValueError(f"the decoder has {latents.format(*other)}; the model has {latents.format(*own)}")
+        self.decoder = decoder
 
     def condition(
         self,

@@ -98,9 +98,15 @@ def add_lora(
 
 @torch.no_grad()
 def merge_adapter(model: Diception) -> None:
-    """Adds the adapter's change to the weights, scale * B A, and removes the adapter."""
+    """Adds the adapter's change to the weights, scale * B A, and removes the adapter.
+
+    Raises:
+        ValueError: the weights are quantised.
+    """
     for layer in _layers(model.transformer).values():
         weight: Any = layer.get_base_layer().weight
+        if not weight.is_floating_point():
+            raise ValueError("the model's blocks are quantised; load it without that to merge an adapter into it")
         down, up = _pair(layer)
         weight.copy_(weight.float() + layer.scaling[NAME] * (up.float() @ down.float()))
     remove_adapter(model)

@@ -24,6 +24,8 @@ class DiceptionTransformer(SD3Transformer2DModel):
     It adds no parameter: the weights are those of `SD3Transformer2DModel`. Without image and points it equals it.
     """
 
+    _repeated_blocks = ["JointTransformerBlock"]  # what `compile_repeated_blocks` compiles; the parent names none
+
     def forward(
         self,
         hidden_states: Tensor,
