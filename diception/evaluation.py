@@ -21,13 +21,11 @@ from diception.annotations import Annotation
 from diception.config import SamplingConfig
 from diception.datasets.sample import Example, Reader, Sample, collate
 from diception.datasets.transforms import square
-from diception.flow import seeded_noise
 from diception.inference import generate, to_uint8
 from diception.tasks import Task
 from diception.tasks.base import Evaluator
 
 if TYPE_CHECKING:
-    from diception.model.autoencoder import Autoencoder
     from diception.model.diception import Diception
 
 
@@ -124,35 +122,57 @@ def evaluate(
     batch_size: int = 16,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Score:
-    """Runs the model on a task's held-out samples and scores the decoded annotations, merged over all ranks.
+    """Runs the model on a task's held-out samples and scores the decoded annotations under its main protocol.
+
+    Scores are merged over all ranks.
 
     Raises:
         ValueError: no sample serves the task.
     """
+    return evaluate_protocols(model, held_out, sampling, batch_size, progress)[0]
+
+
+def evaluate_protocols(
+    model: Diception,
+    held_out: HeldOut,
+    sampling: SamplingConfig,
+    batch_size: int = 16,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> list[Score]:
+    """The same under all protocols of the task, the main one first."""
     if not len(held_out):
         raise ValueError(f"no sample of the given data serves task {held_out.task.name!r}")
-    evaluator, own = held_out.task.evaluator(), held_out.share(*world())
+    evaluators, own = held_out.task.evaluators(), held_out.share(*world())
     painted = predictions(model, own, sampling, batch_size)
     for _ in progress(range(len(own))):
         rgb, truth = next(painted)
-        evaluator.update(held_out.task.decode(rgb), truth)
-    evaluator = _merged(evaluator)
-    return Score(
-        task=held_out.task.name,
-        protocol=evaluator.protocol,
-        primary=evaluator.primary,
-        higher_is_better=evaluator.higher_is_better,
-        count=len(held_out),
-        size=held_out.size,
-        steps=sampling.steps,
-        guidance_scale=sampling.guidance_scale,
-        seed=held_out.seed,
-        metrics=evaluator.compute(),
-    )
+        found = held_out.task.decode(rgb)
+        for evaluator in evaluators:
+            evaluator.update(found, truth)
+    return [
+        Score(
+            task=held_out.task.name,
+            protocol=evaluator.protocol,
+            primary=evaluator.primary,
+            higher_is_better=evaluator.higher_is_better,
+            count=len(held_out),
+            size=held_out.size,
+            steps=sampling.steps,
+            guidance_scale=sampling.guidance_scale,
+            seed=held_out.seed,
+            metrics=evaluator.compute(),
+        )
+        for evaluator in map(_merged, evaluators)
+    ]
 
 
 def evaluate_baselines(held_out: HeldOut) -> dict[str, dict[str, float]]:
-    """Scores what a model must beat: each task's guesses that ignore the image, and classical methods where it has any.
+    """Scores what a model must beat, under the task's main protocol; see `baselines_of_protocols`."""
+    return baselines_of_protocols(held_out)[0]
+
+
+def baselines_of_protocols(held_out: HeldOut) -> list[dict[str, dict[str, float]]]:
+    """Under each protocol: the task's guesses that ignore the image, and classical methods where it has any.
 
     The mean is taken per prompt and leaves the sample itself out; with one sample it is grey.
     """
@@ -162,7 +182,7 @@ def evaluate_baselines(held_out: HeldOut) -> dict[str, dict[str, float]]:
         prompt = example.target.prompt
         sums[prompt] = sums.get(prompt, 0) + example.target.rgb.astype(np.float64)
         counts[prompt] = counts.get(prompt, 0) + 1
-    evaluators: dict[str, Evaluator] = {}
+    evaluators: dict[str, list[Evaluator]] = {}
     for example in held_out:
         prompt, rgb = example.target.prompt, example.target.rgb
         others = counts[prompt] - 1
@@ -170,8 +190,10 @@ def evaluate_baselines(held_out: HeldOut) -> dict[str, dict[str, float]]:
         guesses = held_out.task.baselines(mean.astype(np.float32), example.target)
         guesses |= held_out.task.references(to_uint8(example.image))
         for name, guess in guesses.items():
-            evaluators.setdefault(name, held_out.task.evaluator()).update(guess, example.target.truth)
-    return {name: evaluator.compute() for name, evaluator in evaluators.items()}
+            for evaluator in evaluators.setdefault(name, held_out.task.evaluators()):
+                evaluator.update(guess, example.target.truth)
+    protocols = range(len(held_out.task.evaluators()))
+    return [{name: own[index].compute() for name, own in evaluators.items()} for index in protocols]
 
 
 def world() -> tuple[int, int]:
@@ -213,32 +235,12 @@ def evaluate_tasks(
         held_out = HeldOut(task, reader, count, size, seed)
         if not len(held_out):
             continue
-        guesses = evaluate_baselines(held_out) if baselines else {}
+        guesses = baselines_of_protocols(held_out) if baselines else itertools.repeat({})
         for sampling in samplings:
             label = f"{task.name}, {sampling.steps} step{'s' * (sampling.steps > 1)}"
             bar = partial(tqdm, desc=label, unit="image", leave=False, disable=world()[0] > 0)
-            scores.append(evaluate(model, held_out, sampling, batch_size, bar))
-            scores[-1].baselines = guesses
+            found = evaluate_protocols(model, held_out, sampling, batch_size, bar)
+            scores += [dataclasses.replace(s, baselines=g) for s, g in zip(found, guesses, strict=False)]
     if not scores:
         raise ValueError(f"the data serves none of the tasks {', '.join(sorted({task.name for task in tasks}))}")
     return scores
-
-
-@torch.no_grad()
-def codec_ceiling(autoencoder: Autoencoder, held_out: HeldOut, noise: float = 0.0) -> dict[str, float]:
-    """What the autoencoder lets through: targets painted, encoded, disturbed by noise, decoded and scored.
-
-    Returns:
-        The task's metrics, and PSNR in dB of the images (`psnr_image`) and of the targets (`psnr_target`). They bound
-        what any model with this autoencoder and this encoding can reach.
-    """
-    evaluator, errors = held_out.task.evaluator(), []
-    for example in held_out:
-        pictures = torch.from_numpy(np.stack([example.image, example.target.rgb]))
-        latents = autoencoder.encode(pictures)
-        disturbance = seeded_noise(torch.tensor([example.seed, example.seed + 1]), tuple(latents.shape[1:]))
-        decoded = autoencoder.decode(latents + noise * disturbance)
-        errors.append((decoded - pictures).square().mean(dim=(1, 2, 3)))
-        evaluator.update(held_out.task.decode(decoded[1].numpy()), example.target.truth)
-    image, target = (-10 * torch.stack(errors).mean(dim=0).log10()).tolist()
-    return evaluator.compute() | {"psnr_image": image, "psnr_target": target}

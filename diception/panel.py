@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from diception.evaluation import HeldOut
 from diception.inference import generate, to_uint8
 
 if TYPE_CHECKING:
+    from diception.codec import Worst
     from diception.model.diception import Diception
 
 COLUMNS = ("image", "target", "painted by the model", "decoded")
@@ -49,6 +51,17 @@ def predict_rows(model: Diception, held_out: HeldOut, sampling: SamplingConfig, 
         ]
         rows.append(Row(example.target.prompt, tiles))
     return rows
+
+
+def worst_rows(token: str, worst: Sequence[Worst]) -> list[Row]:
+    """The samples that survive an autoencoder worst, each a row with the value of its headline metric."""
+    return [
+        Row(
+            f"{token}   {one.key}: {one.value:.3f}",
+            [*map(to_uint8, (one.image, one.painted, one.returned)), one.truth, one.decoded],
+        )
+        for one in worst
+    ]
 
 
 def save_panel(rows: list[Row], path: Path, columns: tuple[str, ...] = COLUMNS) -> None:

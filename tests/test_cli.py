@@ -314,9 +314,10 @@ def test_evaluate_prints_and_writes_the_scores(world: Path, out: Path, capsys: p
     assert main([*command(words, world), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     scores = json.loads(out.read_text())["scores"]
-    assert [(score["task"], score["steps"]) for score in scores] == [
-        (t, s) for t in ("depth", "normal") for s in (1, 2)
-    ]
+    protocols = ["normals/dsine", "normals/marigold-perimage"]
+    expected = [("depth", "depth/marigold-ls-disp", steps) for steps in (1, 2)]
+    expected += [("normal", protocol, steps) for steps in (1, 2) for protocol in protocols]
+    assert [(score["task"], score["protocol"], score["steps"]) for score in scores] == expected
     for score in scores:
         assert f"{score['metrics'][score['primary']]:.3f}" in printed and score["protocol"] in printed
         assert score["count"] == 3 and score["baselines"]
@@ -324,9 +325,11 @@ def test_evaluate_prints_and_writes_the_scores(world: Path, out: Path, capsys: p
 
 def test_codec_check_writes_a_report(world: Path, out: Path) -> None:
     words = "codec-check --task depth,pose --autoencoder ROOT/model --shards ROOT/shards/*.tar --count 2 --size 64"
-    assert main([*command(words, world), "--out", str(out)]) == 0
+    panel = out.with_suffix(".png")
+    assert main([*command(words, world), "--out", str(out), "--panel", str(panel)]) == 0
     report = json.loads(out.read_text())
-    assert set(report) == {"depth", "pose"} and report["depth"]["psnr_image"] > 5
+    assert set(report) == {"depth", "pose"} and report["depth"]["depth/marigold-ls-disp"]["psnr_image"] > 5
+    assert Image.open(panel).width > 64
 
 
 def test_shards_are_made_checked_and_the_same_twice(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

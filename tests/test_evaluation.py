@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,11 @@ from diception.datasets.sample import Example, MemoryReader, Sample
 from diception.datasets.synthetic import render_scene
 from diception.evaluation import (
     HeldOut,
-    codec_ceiling,
     evaluate,
     evaluate_baselines,
     evaluate_tasks,
     predictions,
 )
-from diception.model.autoencoder import load_autoencoder
 from diception.model.diception import ModelSettings
 from diception.panel import GAP, TILE, draw_panel, predict_rows
 from diception.tables import format_scores
@@ -199,17 +196,6 @@ def test_baselines_ignore_the_image(reader: MemoryReader) -> None:
         assert seen and seen.keys() == unseen.keys()
         for name in seen:
             assert seen[name] == pytest.approx(unseen[name], nan_ok=True)
-
-
-def test_the_autoencoder_sets_a_finite_ceiling(reader: MemoryReader) -> None:
-    autoencoder = load_autoencoder("tiny")
-    for task in TASKS:
-        data = held_out(task, reader, count=3)
-        clear, noisy = codec_ceiling(autoencoder, data), codec_ceiling(autoencoder, data, noise=0.5)
-        assert all(math.isfinite(value) for name, value in clear.items() if name.startswith("psnr"))
-        assert math.isfinite(clear[data.task.evaluator().primary])
-        assert noisy["psnr_image"] < clear["psnr_image"] and noisy["psnr_target"] < clear["psnr_target"]
-        assert codec_ceiling(autoencoder, data, noise=0.5) == pytest.approx(noisy, nan_ok=True)
 
 
 def test_data_that_serves_nothing_is_refused(reader: MemoryReader) -> None:

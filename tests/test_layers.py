@@ -25,7 +25,8 @@ ALLOWED = {
     "inference": {"annotations", "config", "flow", "tasks", "datasets.images", "datasets.sample", "model", "sampler"},
     "jobs": {"datasets.images", "datasets.sources.coco", "inference", "tasks"},
     "evaluation": {"annotations", "config", "flow", "inference", "tasks", "datasets", "model"},
-    "panel": {"config", "datasets.sample", "inference", "evaluation", "model"},
+    "codec": {"datasets.sample", "model", "tasks"},
+    "panel": {"codec", "config", "datasets.sample", "inference", "evaluation", "model"},
     "export": {"model", "tasks", "config"},
     "training": {"annotations", "config", "flow", "tasks", "datasets", "model", "inference", "evaluation", "panel"},
     "quickstart": {

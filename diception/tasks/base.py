@@ -135,7 +135,11 @@ class Task(ABC):
 
     @abstractmethod
     def evaluator(self) -> Evaluator:
-        """A fresh evaluator of this task's protocol."""
+        """A fresh evaluator of this task's main protocol."""
+
+    def evaluators(self) -> list[Evaluator]:
+        """Fresh evaluators of all its protocols, the main one first."""
+        return [self.evaluator()]
 
     @abstractmethod
     def visualize(self, annotation: Annotation, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:

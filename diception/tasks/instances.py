@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -77,50 +78,94 @@ def _distinct(count: int, generator: np.random.Generator) -> NDArray[np.int64]:
     return np.concatenate([generator.permutation(len(GRID_PALETTE)) for _ in range(rounds)])[:count]
 
 
+class MaskRecords:
+    """Predicted and true masks in the form that pycocotools reads, and the sums of panoptic quality."""
+
+    def __init__(self) -> None:
+        self.truths: list[dict] = []
+        self.found: list[dict] = []
+        self.images: list[dict] = []
+        self.overlap = 0.0
+        self.matched = 0
+
+    def add(self, prediction: InstanceMasks, truth: InstanceMasks) -> None:
+        """One image; masks without a category are of the category ""."""
+        number = len(self.images) + 1
+        self.images.append({"id": number, "height": truth.size[0], "width": truth.size[1]})
+        expected, found = encode_rle(truth.masks), encode_rle(prediction.masks)
+        for rle, area, category in zip(expected, truth.areas, truth.categories, strict=True):
+            self.truths.append({"image_id": number, "segmentation": rle, "area": int(area), "category": category})
+        scores = np.ones(len(prediction)) if prediction.scores is None else prediction.scores
+        for rle, score, category in zip(found, scores, prediction.categories, strict=True):
+            one = {"image_id": number, "segmentation": rle, "score": float(score), "category": category}
+            self.found.append(one)
+        if expected and found:
+            ious = np.asarray(coco_mask.iou(found, expected, [0] * len(expected)))
+            # Masks that do not overlap have at most one partner above one half.
+            best = ious.max(axis=0)
+            self.overlap += float(best[best > 0.5].sum())
+            self.matched += int((best > 0.5).sum())
+
+    def merge(self, other: MaskRecords) -> None:
+        """Adds another's images behind the own ones."""
+        shift = len(self.images)
+        self.images += [image | {"id": image["id"] + shift} for image in other.images]
+        self.truths += [one | {"image_id": one["image_id"] + shift} for one in other.truths]
+        self.found += [one | {"image_id": one["image_id"] + shift} for one in other.found]
+        self.overlap += other.overlap
+        self.matched += other.matched
+
+    def quality(self) -> float:
+        """Panoptic quality without classes: the matched pairs' IoU over matched and half of the unmatched."""
+        total = (len(self.truths) + len(self.found)) / 2
+        return self.overlap / total if total else float("nan")
+
+    def stats(self, use_categories: bool) -> NDArray:
+        """COCOeval's twelve numbers of masks."""
+        return coco_stats(self.images, self.truths, self.found, "segm", use_categories)
+
+
 class RecallEvaluator(Evaluator):
-    """Class-agnostic average recall over IoU .5 to .95, by pycocotools."""
+    """Class-agnostic average recall over IoU .5 to .95, by pycocotools, and panoptic quality without classes."""
 
     protocol = "entity/coco-ar"
     primary = "ar@100"
     higher_is_better = True
 
     def __init__(self) -> None:
-        self.truths: list[dict] = []
-        self.found: list[dict] = []
-        self.images: list[dict] = []
+        self.records = MaskRecords()
 
     def update(self, prediction: InstanceMasks, truth: InstanceMasks) -> None:  # type: ignore[override]
-        image = {"id": len(self.images) + 1, "height": truth.size[0], "width": truth.size[1]}
-        self.images.append(image)
-        for rle, area in zip(encode_rle(truth.masks), truth.masks.sum(axis=(1, 2)), strict=True):
-            self.truths.append({"image_id": image["id"], "segmentation": rle, "area": int(area)})
-        scores = np.ones(len(prediction)) if prediction.scores is None else prediction.scores
-        for rle, score in zip(encode_rle(prediction.masks), scores, strict=True):
-            self.found.append({"image_id": image["id"], "segmentation": rle, "score": float(score)})
+        self.records.add(prediction, truth)
 
     def merge(self, other: RecallEvaluator) -> None:
-        shift = len(self.images)
-        self.images += [image | {"id": image["id"] + shift} for image in other.images]
-        self.truths += [one | {"image_id": one["image_id"] + shift} for one in other.truths]
-        self.found += [one | {"image_id": one["image_id"] + shift} for one in other.found]
+        self.records.merge(other.records)
 
     def compute(self) -> dict[str, float]:
         names = ("ar@1", "ar@10", "ar@100", "ar_small", "ar_medium", "ar_large")
-        if not self.found or not self.truths:
-            return dict.fromkeys(names, 0.0 if self.truths else float("nan"))
-        stats = coco_stats(self.images, self.truths, self.found, "segm", use_categories=False)
-        return dict(zip(names, stats[6:12].tolist(), strict=True))
+        if not self.records.found or not self.records.truths:
+            return dict.fromkeys((*names, "pq"), 0.0 if self.records.truths else float("nan"))
+        stats = self.records.stats(use_categories=False)
+        return dict(zip(names, stats[6:12].tolist(), strict=True)) | {"pq": self.records.quality()}
 
 
 def coco_stats(images: list[dict], truths: list[dict], found: list[dict], kind: str, use_categories: bool) -> NDArray:
-    """The summary numbers of COCOeval, in its order, without its prints; nan where no truth has that size."""
+    """The summary numbers of COCOeval, in its order, without its prints; nan where no truth has that size.
+
+    Truths and predictions name their `category`; without one they are all of the same.
+    """
+    names = sorted({one.get("category", "") for one in [*truths, *found]})
+    numbers = {name: number for number, name in enumerate(names, 1)}
     truth: Any = COCO()
-    common = {"category_id": 1, "iscrowd": 0, "ignore": 0}
-    annotations = [common | one | {"id": index} for index, one in enumerate(truths, 1)]
-    truth.dataset = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
+    annotations = [
+        {"iscrowd": 0, "ignore": 0, "id": index, "category_id": numbers[one.get("category", "")], **one}
+        for index, one in enumerate(truths, 1)
+    ]
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    truth.dataset = {"images": images, "annotations": annotations, "categories": categories}
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        results = truth.loadRes([{"category_id": 1} | one for one in found])
+        results = truth.loadRes([{"category_id": numbers[one.get("category", "")], **one} for one in found])
         evaluation: Any = COCOeval(truth, results, cast(Any, kind))
         evaluation.params.useCats = int(use_categories)
         evaluation.evaluate()

@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 
 from diception.annotations import NormalMap
 from diception.metrics import angular_error
-from diception.tasks.base import Array, Evaluator, Target, Task
+from diception.tasks.base import Array, Evaluator, MeanEvaluator, Target, Task
+from diception.tasks.decoding import DECODING
+from diception.tasks.smoothing import smooth
 
 BINS_PER_DEGREE = 100
+UNPAINTED = 0.4
+"""A vector whose length is this far from 1 is no noisy normal but none at all; black has length 1.73."""
 THRESHOLDS = (5, 7.5, 11.25, 22.5, 30)
 
 
@@ -34,13 +38,21 @@ class Normal(Task):
         return Target(rgb.astype(np.float32), valid, self.prompt(), annotation)
 
     def decode(self, rgb: Array) -> NormalMap:
-        vectors = 2 * rgb - 1
+        pixels = np.ascontiguousarray(2 * rgb.transpose(1, 2, 0) - 1, np.float32)
+        # A normal has length 1; what it has more or less is noise. Where nothing is painted that says nothing.
+        excess = np.linalg.norm(pixels, axis=2, keepdims=True) - 1
+        excess[np.abs(excess) > UNPAINTED] = np.nan
+        vectors = smooth(pixels, excess, DECODING.length_noise).transpose(2, 0, 1)
         length = np.sqrt(np.square(vectors).sum(axis=0))
         facing = np.array([0, 0, 1], np.float32)[:, None, None]
         return NormalMap(np.where(length > 1e-3, vectors / np.maximum(length, 1e-3), facing).astype(np.float32))
 
     def evaluator(self) -> NormalEvaluator:
         return NormalEvaluator()
+
+    def evaluators(self) -> list[Evaluator]:
+        """Angles pooled over all images, and means of the images' own numbers."""
+        return [NormalEvaluator(), PerImageNormalEvaluator()]
 
     def visualize(self, annotation: NormalMap, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """The usual colours: facing surfaces are blue; invalid is black."""
@@ -80,3 +92,18 @@ class NormalEvaluator(Evaluator):
         within = {f"within_{t:g}": 100 * float(below[round(t * BINS_PER_DEGREE)]) for t in THRESHOLDS}
         median = float(np.searchsorted(below, 0.5)) / BINS_PER_DEGREE
         return {"mean": self.sum / count, "median": median, "rmse": (self.squares / count) ** 0.5, **within}
+
+
+class PerImageNormalEvaluator(MeanEvaluator):
+    """Every image's own numbers, then their mean, as Marigold does: its median is a mean of medians."""
+
+    protocol = "normals/marigold-perimage"
+    primary = "mean"
+    higher_is_better = False
+
+    def measure(self, prediction: NormalMap, truth: NormalMap) -> dict[str, float] | None:
+        if not truth.valid.any():
+            return None
+        angles = angular_error(prediction.normals, truth.normals)[truth.valid]
+        within = {f"within_{t:g}": 100 * float((angles <= t).mean()) for t in THRESHOLDS}
+        return {"mean": float(angles.mean()), "median": float(np.median(angles)), **within}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -9,29 +10,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from diception.colors import GRID_PALETTE, label_components, median3
+from diception.tasks.decoding import DECODING
 
 Array = NDArray[np.float32]
 Labels = NDArray[np.int64]
 """(H, W), 0 is background, k is instance k - 1; -1 is undecided."""
-
-WORTH = 2.0
-"""Pixels times squared colour difference below which two neighbours are one object. Errors of .06 that are alike over
-8 x 8 pixels, as a decoder of latents makes them, reach .7."""
-ALIKE = 0.13
-"""Neighbours nearer in colour than this are one object however large they are."""
-SAME = 0.1
-"""Pieces apart in the picture and nearer in colour than this are one object, cut by another in front of it."""
-MIXED = 0.1, 1.5, 0.35
-"""A pixel may show two objects where its 3 x 3 range exceeds 1.5 times the usual range inside objects (the noise),
-taken to be within .1 and .35."""
-DARK = 0.15
-"""Mean of the channels below which a region is background."""
-SMALLEST = 1.6e-4, 10
-"""Objects below this share of the picture or this many pixels are noise."""
-MUCH = 8
-"""A region this many times larger takes in any number of others in one round."""
-WORKING_SIDE = 192
-"""Regions of larger pictures are found at about this size, their borders at the full one."""
 
 
 def read_colors(rgb: Array) -> tuple[Labels, Array]:
@@ -43,12 +26,12 @@ def read_colors(rgb: Array) -> tuple[Labels, Array]:
     """
     picture = median3(np.clip(rgb, 0, 1).astype(np.float32))
     height, width = picture.shape[1:]
-    step = -(-min(height, width) // WORKING_SIDE)
+    step = -(-min(height, width) // DECODING.working_side)
     small = _shrink(picture, step)
-    spread, lit = _local_range(small), small.mean(axis=0) > DARK
+    spread, lit = _local_range(small), small.mean(axis=0) > DECODING.dark
     noise = float(np.median(spread[lit])) if lit.any() else 0.0
-    inner = spread < np.clip(MIXED[1] * noise, MIXED[0], MIXED[2])
-    regions, colors, counts = merge_regions(small, inner & lit, WORTH / step**2, ALIKE)
+    inner = spread < np.clip(DECODING.mixed[1] * noise, DECODING.mixed[0], DECODING.mixed[2])
+    regions, colors, counts = merge_regions(small, inner & lit, DECODING.worth / step**2, DECODING.alike)
     names, table = _name(colors, counts * step**2, _smallest(height, width))
     labels = np.where(inner & ~lit, 0, np.append(names, -1)[regions])
     if step > 1:
@@ -68,9 +51,10 @@ def read_palette(rgb: Array) -> tuple[Labels, Array]:
     """
     picture = median3(np.clip(rgb, 0, 1).astype(np.float32))
     height, width = picture.shape[1:]
-    levels = np.rint(picture * 2).astype(np.int64)
+    levels = np.rint(picture * 2).astype(np.uint8)
     codes = (levels[0] * 3 + levels[1]) * 3 + levels[2]
-    pure = ndimage.maximum_filter(codes, 3, mode="nearest") == ndimage.minimum_filter(codes, 3, mode="nearest")
+    around = np.ones((3, 3), np.uint8)
+    pure = cv2.dilate(codes, around) == cv2.erode(codes, around)
     labels = np.where((codes == 0) & pure, 0, -1)
     colors = [np.zeros(3, np.float32)]
     places = ndimage.find_objects(codes)
@@ -84,7 +68,7 @@ def read_palette(rgb: Array) -> tuple[Labels, Array]:
     return _numbered(_fill(labels, picture, np.array(colors), reach), picture, np.array(colors))
 
 
-def _pieces(codes: Labels, pure: NDArray[np.bool_], code: int, place: tuple[slice, ...]) -> Labels:
+def _pieces(codes: NDArray[np.uint8], pure: NDArray[np.bool_], code: int, place: tuple[slice, ...]) -> Labels:
     """Numbers from 1 of the connected pieces of one code in a window, 0 elsewhere and where they are noise."""
     pieces, number = label_components(codes[place] == code)
     areas = np.bincount(pieces.ravel(), minlength=number + 1)
@@ -124,7 +108,7 @@ def merge_regions(rgb: Array, part: NDArray[np.bool_], worth: float, alike: floa
         best[edges[:, order].T.ravel()] = np.repeat(order, 2)
         number = np.arange(len(cost))
         first, second, ratio = best[a] == number, best[b] == number, counts[a] / counts[b]
-        chosen = (cost < worth) & (first & (second | (ratio < 1 / MUCH)) | second & (ratio > MUCH))
+        chosen = (cost < worth) & (first & (second | (ratio < 1 / DECODING.much)) | second & (ratio > DECODING.much))
         if not chosen.any():
             break
         graph = coo_array((np.ones(np.count_nonzero(chosen), bool), edges[:, chosen]), (len(counts),) * 2)
@@ -158,7 +142,7 @@ def _name(colors: Array, counts: Array, least: int) -> tuple[Labels, Array]:
         if counts[index] < least / 3:
             break
         gaps = np.linalg.norm(np.array(table) - colors[index], axis=1)
-        names[index] = gaps[1:].argmin() + 1 if gaps[1:].min(initial=np.inf) < SAME else len(table)
+        names[index] = gaps[1:].argmin() + 1 if gaps[1:].min(initial=np.inf) < DECODING.same else len(table)
         if names[index] == len(table):
             table.append(colors[index])
     return names, np.array(table)
@@ -167,7 +151,7 @@ def _name(colors: Array, counts: Array, least: int) -> tuple[Labels, Array]:
 def _fill(labels: Labels, picture: Array, colors: Array, reach: int) -> Labels:
     """Undecided pixels take the colour-nearest of the labels around them."""
     rows, columns = np.nonzero(labels < 0)
-    own, padded = picture[:, rows, columns].T, np.pad(labels, 2 * reach, constant_values=-1)
+    own, padded = picture[:, rows, columns].T, np.pad(labels, 2 * reach, mode="edge")
     best, chosen = np.full(len(rows), np.inf, np.float32), np.full(len(rows), -1)
     for distance in (reach, 2 * reach):
         for down, across in np.argwhere(np.ones((3, 3), bool)) - 1:
@@ -197,7 +181,8 @@ def _numbered(labels: Labels, picture: Array, colors: Array) -> tuple[Labels, Ar
 
 
 def _smallest(height: int, width: int) -> int:
-    return max(int(SMALLEST[0] * height * width), SMALLEST[1])
+    share, pixels = DECODING.smallest
+    return max(int(share * height * width), int(pixels))
 
 
 def _shrink(picture: Array, step: int) -> Array:

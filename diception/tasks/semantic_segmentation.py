@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from diception.annotations import InstanceMasks
 from diception.colors import overlay_masks
 from diception.metrics import iou
 from diception.tasks.base import Array, Evaluator, Target, Task
-from diception.tasks.instances import ENCODINGS, paint, read
+from diception.tasks.instances import ENCODINGS, MaskRecords, paint, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,11 @@ class SemanticSegmentation(Task):
 
 
 class CategoryEvaluator(Evaluator):
-    """IoU of the unions of a category's objects: mean over images, and mean over categories of their means."""
+    """IoU of the unions of a category's objects: mean over images, and mean over categories of their means.
+
+    The average precision of the single objects, by pycocotools, is the mean over categories too; since the prompt names
+    a category that is there, nothing can be found in an image without it, as in the released code's evaluation.
+    """
 
     protocol = "semantic/iou-per-image"
     primary = "iou"
@@ -54,18 +58,23 @@ class CategoryEvaluator(Evaluator):
 
     def __init__(self) -> None:
         self.values: dict[str, list[float]] = {}
+        self.records = MaskRecords()
 
     def update(self, prediction: InstanceMasks, truth: InstanceMasks) -> None:  # type: ignore[override]
-        value = iou(prediction.union().mask, truth.union().mask)
-        self.values.setdefault(truth.categories[0], []).append(value)
+        category = truth.categories[0]
+        self.values.setdefault(category, []).append(iou(prediction.union().mask, truth.union().mask))
+        self.records.add(replace(prediction, categories=(category,) * len(prediction)), truth)
 
     def merge(self, other: CategoryEvaluator) -> None:
         for category, values in other.values.items():
             self.values.setdefault(category, []).extend(values)
+        self.records.merge(other.records)
 
     def compute(self) -> dict[str, float]:
         if not self.values:
-            return {"iou": float("nan"), "iou_per_category": float("nan")}
+            return dict.fromkeys(("iou", "iou_per_category", "ap", "ap50", "ap75"), float("nan"))
         everything = [value for values in self.values.values() for value in values]
         means = [float(np.mean(values)) for values in self.values.values()]
-        return {"iou": float(np.mean(everything)), "iou_per_category": float(np.mean(means))}
+        stats = self.records.stats(use_categories=True)[:3] if self.records.found else np.zeros(3)
+        precision = dict(zip(("ap", "ap50", "ap75"), stats.tolist(), strict=True))
+        return {"iou": float(np.mean(everything)), "iou_per_category": float(np.mean(means)), **precision}
