@@ -25,6 +25,7 @@ SD3: dict = {
     "pos_embed_max_size": 6,
 }
 SD35 = SD3 | {"dual_attention_layers": (0, 1), "qk_norm": "rms_norm"}
+SD35_LARGE = SD3 | {"qk_norm": "rms_norm"}
 
 
 def build(config: dict) -> DiceptionTransformer:
@@ -46,7 +47,7 @@ def inputs(height: int = 8, width: int = 8) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("config", [SD3, SD35], ids=["sd3", "sd3.5"])
+@pytest.mark.parametrize("config", [SD3, SD35, SD35_LARGE], ids=["sd3", "sd3.5-medium", "sd3.5-large"])
 @pytest.mark.parametrize("size", [(8, 8), (4, 12)])
 def test_without_image_and_points_it_is_the_parent(config: dict, size: tuple[int, int]) -> None:
     transformer = build(config)
@@ -57,7 +58,7 @@ def test_without_image_and_points_it_is_the_parent(config: dict, size: tuple[int
     assert torch.equal(transformer(**given), parent(**alone).sample)
 
 
-@pytest.mark.parametrize("config", [SD3, SD35], ids=["sd3", "sd3.5"])
+@pytest.mark.parametrize("config", [SD3, SD35, SD35_LARGE], ids=["sd3", "sd3.5-medium", "sd3.5-large"])
 def test_image_points_and_text_all_change_the_velocity(config: dict) -> None:
     transformer, given = build(config), inputs(4, 12)
     velocity = transformer(**given)
@@ -94,7 +95,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     assert all(torch.equal(gradients[0][n], gradients[1][n]) for n in gradients[0])
 
 
-@pytest.mark.parametrize("config", [SD3, SD35], ids=["sd3", "sd3.5"])
+@pytest.mark.parametrize("config", [SD3, SD35, SD35_LARGE], ids=["sd3", "sd3.5-medium", "sd3.5-large"])
 def test_exactly_the_idle_parameters_get_no_gradient(config: dict) -> None:
     transformer = build(config)
     transformer(**inputs()).square().mean().backward()
