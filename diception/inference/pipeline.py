@@ -69,14 +69,16 @@ class Pipeline:
             adapter: made by `diception adapt` for this model.
             decoder: folder of an autoencoder of the same latents that decodes instead of the model's own.
             quantize: `int8` or `nf4`: the transformer's blocks in 8 or 4 bits; needs bitsandbytes.
-            offload: weights wait on the CPU until they are needed: slower, in a fraction of the memory.
+            offload: weights wait on the CPU until they are needed: slower, in a fraction of the memory. With it, and
+                with `quantize`, text encoders run on the CPU.
             compile_blocks: `torch.compile`; the first answer of every size takes minutes, the others less time.
 
         Raises:
             ValueError: no such model, files that do not match, an adapter made for another model, options that
                 exclude each other.
         """
-        model = load_model(path, device="cpu", dtype=dtype)
+        waits = quantize is not None or offload
+        model = load_model(path, device="cpu" if waits else device, dtype=dtype)
         pipeline = cls(model)
         if adapter is not None:
             task = task_from_dict(load_adapter(model, adapter).task)

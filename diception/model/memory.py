@@ -23,7 +23,7 @@ def prepare(
     offload: bool = False,
     compile_blocks: bool = False,
 ) -> Diception:
-    """Moves a model that is on the CPU, adapter included, to the device where it answers.
+    """Brings a model, adapter included, to the device where it answers; to be quantised or offloaded it is on the CPU.
 
     Args:
         model: in the type in which it computes.
