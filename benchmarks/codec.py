@@ -145,8 +145,7 @@ def main() -> None:
     arguments = parser.parse_args()
     vae, report = load_autoencoder(arguments.autoencoder), []
     vae.vae.to(memory_format=torch.channels_last)  # 1.6 times as fast on a CPU
-    print(f"| task, encoding | data (samples) | protocol: metric | size | {' | '.join(map(str, NOISES))} |")
-    print("|---|---|---|---|" + "---|" * len(NOISES))
+    tables: dict[str, list[str]] = {}
     for row, size in itertools.product(ROWS, arguments.sizes):
         if arguments.only and row.task not in arguments.only.split(","):
             continue
@@ -158,11 +157,14 @@ def main() -> None:
                 own = [ceiling for ceiling in found if ceiling.protocol == protocol]
                 values = " | ".join(f"{ceiling.metrics[metric]:.4g}" for ceiling in own)
                 name, data = f"{row.task}, {encoding}", f"{row.data} ({own[0].count})"
-                print(f"| {name} | {data} | {protocol}: {metric} | {size} | {values} |", flush=True)
+                tables.setdefault(protocol, []).append(f"| {name} | {data} | {metric} | {size} | {values} |")
             for ceiling in found:
                 noise = str(ceiling.disturbance)
                 entry = {"task": row.task, "encoding": encoding, "data": row.data, "size": size, "noise": noise}
                 report.append(entry | {"protocol": ceiling.protocol, "count": ceiling.count, **ceiling.metrics})
+    for protocol, lines in tables.items():  # numbers of two protocols never share a table
+        print(f"`{protocol}`\n\n| task, encoding | data (samples) | metric | size | {' | '.join(map(str, NOISES))} |")
+        print("\n".join(["|---|---|---|---|" + "---|" * len(NOISES), *lines]), end="\n\n")
     if arguments.out:
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
