@@ -127,6 +127,11 @@ def test_options_that_exclude_each_other_are_refused() -> None:
         prepare(make_model(), "cpu", offload=True, compile_blocks=True)
 
 
+def test_what_is_no_device_is_refused(capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", "--model", "tiny", "--device", "toaster"]) == 2
+    assert "--device is 'toaster'; allowed: cpu, cuda" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_named(capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", "--model", "tiny", "--device", "cuda"]) == 2

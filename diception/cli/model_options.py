@@ -34,7 +34,11 @@ def load_pipeline(arguments: argparse.Namespace) -> Pipeline:
 
     from diception.inference import Pipeline
 
-    if torch.device(arguments.device).type == "cuda" and not torch.cuda.is_available():
+    try:
+        kind = torch.device(arguments.device).type
+    except RuntimeError as error:
+        raise ValueError(f"--device is {arguments.device!r}; allowed: cpu, cuda, cuda:0 and so on") from error
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device is {arguments.device!r}, but torch finds no CUDA device here")
     return Pipeline.from_pretrained(
         arguments.model,

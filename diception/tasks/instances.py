@@ -79,14 +79,13 @@ def _distinct(count: int, generator: np.random.Generator) -> NDArray[np.int64]:
 
 
 class MaskRecords:
-    """Predicted and true masks in the form that pycocotools reads, and the sums of panoptic quality."""
+    """Predicted and true masks in the form that pycocotools reads, and the matched IoU of panoptic quality."""
 
     def __init__(self) -> None:
         self.truths: list[dict] = []
         self.found: list[dict] = []
         self.images: list[dict] = []
         self.overlap = 0.0
-        self.matched = 0
 
     def add(self, prediction: InstanceMasks, truth: InstanceMasks) -> None:
         """One image; masks without a category are of the category ""."""
@@ -104,7 +103,6 @@ class MaskRecords:
             # Masks that do not overlap have at most one partner above one half.
             best = ious.max(axis=0)
             self.overlap += float(best[best > 0.5].sum())
-            self.matched += int((best > 0.5).sum())
 
     def merge(self, other: MaskRecords) -> None:
         """Adds another's images behind the own ones."""
@@ -113,7 +111,6 @@ class MaskRecords:
         self.truths += [one | {"image_id": one["image_id"] + shift} for one in other.truths]
         self.found += [one | {"image_id": one["image_id"] + shift} for one in other.found]
         self.overlap += other.overlap
-        self.matched += other.matched
 
     def quality(self) -> float:
         """Panoptic quality without classes: the matched pairs' IoU over matched and half of the unmatched."""
