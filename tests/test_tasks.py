@@ -450,6 +450,19 @@ def test_joints_that_are_not_painted_are_inferred_and_marked(turned: bool) -> No
     assert gaps.max() < 0.12 * 80  # of a height of about 80 pixels
 
 
+def test_parts_of_a_person_that_no_limb_joins_stay_together() -> None:
+    task, truth = get_task("pose"), make("pose").resize(512, 512)
+    assert isinstance(truth, Keypoints)
+    truth.people[:, [5, 6, 7, 13]] = 0  # no shoulders, no left elbow, no left knee: a face, a body and a hand
+    found = task.decode(encode(task, truth).rgb)
+    assert isinstance(found, Keypoints) and len(found) == 2
+    order = np.argsort(found.people[:, 0, 0])
+    seen = found.people[order, :, 2] == 2
+    assert np.array_equal(seen, truth.visible)
+    gaps = np.linalg.norm(found.people[order, :, :2] - truth.people[..., :2], axis=-1)
+    assert gaps[seen].max() < 6
+
+
 def test_a_label_without_a_colour_is_refused() -> None:
     with pytest.raises(ValueError, match="label 40; allowed: 0 to 12"):
         encode(task_for_kind("labels", "parts"), LabelMap(np.full((8, 8), 40)))

@@ -44,8 +44,16 @@ class Decoding:
     """Smoothed belief in a joint, of 1, below which there is none."""
     painted: float = 0.2
     """A pixel is painted if a channel reaches this."""
+    bright: float = 0.7
+    """A pixel shows a joint, not a limb, if a channel reaches this."""
+    crossing: float = 0.3
+    """What a pixel of another limb counts for the limb that it may hide."""
     least_support: float = 0.6
     """Share of a limb that must be painted for it to join two joints."""
+    least_tie: float = 0.1
+    """Share of a tie that must show its own colour."""
+    steps: int = 64
+    """Places at which the way between two joints is looked at."""
     least_joints: int = 1
     """A person with fewer joints is not reported; one joint scores a seventeenth, so that it comes last."""
     fitted_joints: int = 3

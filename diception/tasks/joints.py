@@ -26,7 +26,7 @@ def read_typed(rgb: Array) -> Keypoints:
     faint paint there is, have visibility 1.
     """
     joints, belief, cell = find_joints(rgb, JOINT_COLORS)
-    people = join_people(joints, rgb.max(axis=0) > DECODING.painted)
+    people = join_people(joints, rgb)
     return to_keypoints([completed(person, belief, cell) for person in people], (rgb.shape[1], rgb.shape[2]))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from diception.annotations import COCO_SKELETON, Keypoints
 from diception.tasks.base import Array
 from diception.tasks.decoding import DECODING
-from diception.tasks.skeletons import JOINTS
+from diception.tasks.skeletons import JOINTS, LIMB_COLORS, TIE, limb_side
 
 STANDING = np.array(
     [
@@ -22,6 +24,8 @@ STANDING = np.array(
     np.float32,
 )
 """(17, 2) joints of a person who stands and looks at the camera, x and y in body heights."""
+
+LIMBS = frozenset(frozenset(limb) for limb in COCO_SKELETON)
 
 
 @dataclass
@@ -35,27 +39,54 @@ class Joint:
     seen: bool = True
 
 
-def join_people(joints: list[Joint], painted: NDArray[np.bool_]) -> list[dict[int, Joint]]:
-    """Groups joints into people: the best pairs along painted limbs first, one joint of a kind per person."""
-    owner = list(range(len(joints)))
-    people: dict[int, dict[int, Joint]] = {i: {joint.kind: joint} for i, joint in enumerate(joints)}
-    links = []
-    for a, b in COCO_SKELETON:
-        ones = [i for i, joint in enumerate(joints) if joint.kind == a]
-        others = [i for i, joint in enumerate(joints) if joint.kind == b]
-        if not ones or not others:
-            continue
-        support = np.array([[_support(joints[i].place, joints[j].place, painted) for j in others] for i in ones])
-        for row, column in zip(*linear_sum_assignment(-support), strict=True):
-            if support[row, column] >= DECODING.least_support:
-                strength = float(support[row, column]) * joints[ones[row]].score * joints[others[column]].score
-                links.append((strength, ones[row], others[column]))
-    for _, i, j in sorted(links, reverse=True):
-        one, other = owner[i], owner[j]
-        if one != other and not people[one].keys() & people[other].keys():
-            people[one] |= people.pop(other)
-            owner = [one if o == other else o for o in owner]
-    return [person for person in people.values() if len(person) >= DECODING.least_joints]
+class _Groups:
+    """Joints that are merged into people."""
+
+    def __init__(self, joints: list[Joint]) -> None:
+        self.owner = list(range(len(joints)))
+        self.people: dict[int, dict[int, Joint]] = {i: {joint.kind: joint} for i, joint in enumerate(joints)}
+
+    def link(self, links: list[tuple[float, int, int]]) -> None:
+        """Merges along (strength, joint, joint), the strongest first; a person has one joint of a kind."""
+        for _, i, j in sorted(links, reverse=True):
+            one, other = self.owner[i], self.owner[j]
+            if one != other and not self.people[one].keys() & self.people[other].keys():
+                self.people[one] |= self.people.pop(other)
+                self.owner = [one if own == other else own for own in self.owner]
+
+
+def join_people(joints: list[Joint], rgb: Array) -> list[dict[int, Joint]]:
+    """Groups joints into people along what a painting (3, H, W) shows between them: limbs first, then ties."""
+    painted, bright = rgb.max(axis=0) > DECODING.painted, rgb.max(axis=0) > DECODING.bright
+    distance = np.array([np.square(rgb - color[:, None, None]).sum(axis=0) for color in LIMB_COLORS])
+    own = distance == distance.min(axis=0)
+    shown = np.where(own | bright, 1, DECODING.crossing).astype(np.float32) * painted
+    groups = _Groups(joints)
+    groups.link([link for limb in COCO_SKELETON for link in _limbs(limb, joints, shown[limb_side(*limb)])])
+    groups.link(_tied(joints, groups, shown[TIE], own[TIE] & painted & ~bright))
+    return [person for person in groups.people.values() if len(person) >= DECODING.least_joints]
+
+
+def _limbs(limb: tuple[int, int], joints: list[Joint], shown: Array) -> list[tuple[float, int, int]]:
+    """(strength, joint, joint) of the limbs of a kind: every joint has one at most, and together they agree best."""
+    ones, others = ([i for i, joint in enumerate(joints) if joint.kind == kind] for kind in limb)
+    support = _support(joints, list(product(ones, others)), shown).reshape(len(ones), len(others))
+    return [
+        (support[row, column] * joints[ones[row]].score * joints[others[column]].score, ones[row], others[column])
+        for row, column in zip(*linear_sum_assignment(-support), strict=True)
+        if support[row, column] >= DECODING.least_support
+    ]
+
+
+def _tied(joints: list[Joint], groups: _Groups, shown: Array, sure: NDArray[Any]) -> list[tuple[float, int, int]]:
+    """(strength, joint, joint) of the ties between people so far; part of each must show itself."""
+    if not sure.any():
+        return []
+    apart = [pair for pair in combinations(range(len(joints)), 2) if groups.owner[pair[0]] != groups.owner[pair[1]]]
+    pairs = [(i, j) for i, j in apart if frozenset((joints[i].kind, joints[j].kind)) not in LIMBS]
+    support, itself = _support(joints, pairs, shown), _support(joints, pairs, sure)
+    chosen = np.flatnonzero((support >= DECODING.least_support) & (itself >= DECODING.least_tie))
+    return [(float(support[k] + itself[k]), *pairs[k]) for k in chosen]
 
 
 def completed(person: dict[int, Joint], belief: Array, factor: int) -> dict[int, Joint]:
@@ -111,14 +142,15 @@ def _fitted(places: Array, found: list[int], side: int) -> tuple[Array, float]:
     return ((STANDING - centre) @ shear + target).astype(np.float32), float(cost)
 
 
-def _support(start: Array, end: Array, painted: NDArray[np.bool_]) -> float:
-    """Share of the segment that is painted, a little less for longer ones, so that near joints win."""
-    distance = float(np.linalg.norm(end - start))
-    steps = np.linspace(0, 1, max(3, int(distance)))[:, None]
-    places = (start + steps * (end - start)).astype(int)
-    rows = places[:, 1].clip(0, painted.shape[0] - 1)
-    columns = places[:, 0].clip(0, painted.shape[1] - 1)
-    return float(painted[rows, columns].mean()) - 0.3 * distance / max(painted.shape)
+def _support(joints: list[Joint], pairs: list[tuple[int, int]], shown: NDArray[Any]) -> Array:
+    """(n,) means of what is shown (H, W) on the ways between n pairs; a little less for long ones, so that near win."""
+    if not pairs:
+        return np.zeros(0, np.float32)
+    starts, ends = np.array([[joints[i].place, joints[j].place] for i, j in pairs]).transpose(1, 0, 2)
+    places = starts[:, None] + np.linspace(0, 1, DECODING.steps, dtype=np.float32)[:, None] * (ends - starts)[:, None]
+    columns, rows = np.minimum(places.astype(int).clip(0), np.array(shown.shape)[::-1] - 1).transpose(2, 0, 1)
+    distance = np.linalg.norm(ends - starts, axis=1)
+    return np.asarray(shown[rows, columns].mean(axis=1) - 0.3 * distance / max(shown.shape), np.float32)
 
 
 def to_keypoints(people: list[dict[int, Joint]], size: tuple[int, int]) -> Keypoints:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,10 @@ BRIGHT = [c for c in product((1, 0, 0.5), repeat=3) if max(c) == 1 and c != (1, 
 JOINT_COLORS = np.array(BRIGHT[:JOINTS], np.float32)
 FACE_SHARE = 0.7
 """Joints of the face are painted with this share of the radius."""
-LIMB_COLORS = np.array([(0, 0.45, 0.45), (0.45, 0, 0.45), (0.35, 0.35, 0.35)], np.float32)
-"""Of the left side, the right side, and what crosses the middle; dim, so that no limb looks like a joint."""
+LIMB_COLORS = np.array([(0, 0.45, 0.45), (0.45, 0, 0.45), (0.35, 0.35, 0.35), (0.45, 0.45, 0)], np.float32)
+"""Of the left side, the right side, what crosses the middle, and ties; dim, so that no limb looks like a joint."""
+TIE = 3
+"""The colour of what is no limb: it ties the parts of a person together whose joints between are absent."""
 RED = np.array([1, 0, 0], np.float32)
 
 
@@ -39,7 +41,8 @@ def radii(annotation: Keypoints) -> Array:
 def paint_skeletons(annotation: Keypoints, typed: bool) -> Array:
     """(3, H, W) on black, far (small) people first; `typed` gives each joint its colour, else all are red.
 
-    Where two joints of a person overlap, each keeps the pixels that are nearer to it (in radii), so that none hides
+    A typed person is one connected figure: parts that no limb joins, as the elbow between is hidden, are tied at their
+    nearest joints. Where two joints of a person overlap, each keeps the pixels that are nearer to it (in radii), so that none hides
     another and all can be read back.
     """
     rgb = np.zeros((3, *annotation.size), np.float32)
@@ -47,15 +50,15 @@ def paint_skeletons(annotation: Keypoints, typed: bool) -> Array:
     colors = JOINT_COLORS if typed else np.broadcast_to(RED, JOINT_COLORS.shape)
     for index in np.argsort(annotation.areas, kind="stable"):
         person, radius = annotation.people[index], float(sizes[index])
-        for a, b in COCO_SKELETON:
-            if person[a, 2] > 0 and person[b, 2] > 0:
-                _capsule(rgb, person[a, :2], person[b, :2], 0.55 * radius, LIMB_COLORS[_side(a, b)])
+        limbs = [(a, b, limb_side(a, b)) for a, b in COCO_SKELETON if person[a, 2] > 0 and person[b, 2] > 0]
+        for a, b, side in [*((a, b, TIE) for a, b in (_ties(person) if typed else [])), *limbs]:
+            _capsule(rgb, person[a, :2], person[b, :2], 0.55 * radius, LIMB_COLORS[side])
         _joints(rgb, person, radius, colors)
     return rgb
 
 
 def draw_people(annotation: Keypoints, image: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """(H, W, 3) skeletons over an image; people in different colours."""
+    """(H, W, 3) skeletons over an image; people in different colours, hidden joints hollow and their limbs thin."""
     height, width = annotation.size
     faded = np.full((height, width, 3), 30, np.uint8) if image is None else (image * 0.75).astype(np.uint8)
     scale = max(1, round(384 / max(height, width)))
@@ -67,16 +70,31 @@ def draw_people(annotation: Keypoints, image: NDArray[np.uint8] | None) -> NDArr
         places = [tuple(float(v) * scale for v in joint[:2]) for joint in person]
         for a, b in COCO_SKELETON:
             if person[a, 2] > 0 and person[b, 2] > 0:
-                pen.line([places[a], places[b]], fill=color, width=line)
+                sure = min(person[a, 2], person[b, 2]) > 1
+                pen.line([places[a], places[b]], fill=color, width=line if sure else max(1, line // 3))
         for (x, y), seen in zip(places, person[:, 2], strict=True):
             if seen > 0:
-                pen.ellipse((x - line, y - line, x + line, y + line), fill=color, outline="white")
+                box, inside = (x - line, y - line, x + line, y + line), color if seen > 1 else "black"
+                pen.ellipse(box, fill=inside, outline="white" if seen > 1 else color)
     return np.asarray(canvas.resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _side(a: int, b: int) -> int:
-    """0 left (odd keypoints), 1 right, 2 across."""
+def limb_side(a: int, b: int) -> int:
+    """Row of LIMB_COLORS: 0 left (odd keypoints), 1 right, 2 across."""
     return 2 if a % 2 != b % 2 else 1 - a % 2
+
+
+def _ties(person: Array) -> list[tuple[int, int]]:
+    """The shortest pairs of present joints (17, 3) that make one figure of what the limbs leave apart."""
+    kinds = [int(kind) for kind in np.flatnonzero(person[:, 2] > 0)]
+    part = {kind: kind for kind in kinds}
+    pairs = sorted(combinations(kinds, 2), key=lambda pair: float(np.hypot(*(person[pair[0]] - person[pair[1]])[:2])))
+    ties = []
+    for a, b in (*COCO_SKELETON, *pairs):
+        if a in part and b in part and part[a] != part[b]:
+            ties += [] if (a, b) in COCO_SKELETON else [(a, b)]
+            part = {kind: part[a] if own == part[b] else own for kind, own in part.items()}
+    return ties
 
 
 def _capsule(rgb: Array, start: Array, end: Array, radius: float, color: Array) -> None:
