@@ -15,6 +15,8 @@ Array = NDArray[np.float32]
 
 GRID_PALETTE = np.array([c for c in product((0, 0.5, 1), repeat=3) if any(c)], np.float32)
 """(26, 3): three levels a channel without black; few colours far apart survive an autoencoder best."""
+OWN_COLORS = 13
+"""So many of its colours, the first, never serve two objects of one picture."""
 SPECTRAL = np.array(
     [
         (158, 1, 66), (213, 62, 79), (244, 109, 67), (253, 174, 97), (254, 224, 139), (255, 255, 191),

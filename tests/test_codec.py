@@ -121,6 +121,19 @@ def test_two_hundred_objects_and_one_of_a_pixel() -> None:
             assert len(found) == 200
 
 
+def test_from_as_many_objects_as_colours_on_those_in_pieces_keep_a_colour_of_their_own() -> None:
+    squares = np.zeros((53, 256, 256), bool)
+    for index, square in enumerate(squares):
+        row, column = divmod(index, 8)
+        square[32 * row + 4 : 32 * row + 24, 32 * column + 4 : 32 * column + 24] = True
+    for single in (13, 27):  # with 13 objects in two pieces: as many as the palette's colours, and more
+        masks = np.concatenate([squares[:single], squares[single : single + 13] | squares[single + 13 : single + 26]])
+        task = dataclasses.replace(get_task("entity_segmentation"), encoding="palette")
+        found = task.decode(task.encode(InstanceMasks(masks, ("",) * len(masks)), generator()).rgb)
+        assert isinstance(found, InstanceMasks) and len(found) == len(masks)
+        assert all(max(iou(one, mask) for one in found.masks) > 0.95 for mask in masks)
+
+
 def depth_of(values: NDArray) -> DepthMap:
     return DepthMap(np.asarray(values, np.float32))
 

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from diception.annotations import InstanceMasks, encode_rle
-from diception.colors import GRID_PALETTE
+from diception.colors import GRID_PALETTE, OWN_COLORS, label_components
 from diception.tasks.base import Array, Evaluator
 from diception.tasks.regions import read_colors, read_palette
 
@@ -31,7 +31,7 @@ def paint(annotation: InstanceMasks, encoding: str, generator: np.random.Generat
     masks = annotation.masks[order]
     colors = {
         "position": position_colors,
-        "palette": lambda m: GRID_PALETTE[_distinct(len(m), generator)],
+        "palette": lambda m: GRID_PALETTE[palette_codes(m, generator)],
         "random": lambda m: (0.25 + 0.75 * generator.random((len(m), 3))).astype(np.float32),
     }[encoding](masks)
     rgb = np.zeros((3, *annotation.size), np.float32)
@@ -72,10 +72,26 @@ def _moved_apart(color: Array, others: list[Array]) -> Array:
     return next((c for c, d in zip(allowed, distances, strict=True) if d >= APART), allowed[int(np.argmax(distances))])
 
 
-def _distinct(count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """`count` colours of the palette, each used once before any is used twice."""
-    rounds = -(-count // len(GRID_PALETTE)) or 1
-    return np.concatenate([generator.permutation(len(GRID_PALETTE)) for _ in range(rounds)])[:count]
+def palette_codes(masks: NDArray[np.bool_], generator: np.random.Generator) -> NDArray[np.int64]:
+    """(K,) colours of the palette for masks (K, H, W), at random, each its own as long as they are fewer.
+
+    From as many masks as colours on, those in most pieces get the colours of their own, and the others share the rest,
+    of which every piece is read as an object: the next of a colour is the mask farthest from those that have it.
+    """
+    total, count = len(GRID_PALETTE), len(masks)
+    if count < total:
+        return generator.permutation(total)[:count]
+    codes, shared = np.zeros(count, np.int64), OWN_COLORS + generator.permutation(total - OWN_COLORS)
+    order = np.argsort([-label_components(mask)[1] for mask in masks], kind="stable")
+    codes[order[:OWN_COLORS]] = generator.permutation(OWN_COLORS)
+    places = np.array([np.argwhere(mask).mean(axis=0) if mask.any() else (0, 0) for mask in masks])
+    taken: list[list[int]] = [[] for _ in shared]
+    for index in order[OWN_COLORS:]:
+        gaps = [np.linalg.norm(places[others] - places[index], axis=1) for others in taken]
+        chosen = int(np.argmax([gap.min(initial=np.inf) for gap in gaps]))
+        taken[chosen].append(int(index))
+        codes[index] = shared[chosen]
+    return codes
 
 
 class MaskRecords:

@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from diception.colors import GRID_PALETTE, label_components, median3
+from diception.colors import GRID_PALETTE, OWN_COLORS, label_components, median3
 from diception.tasks.decoding import DECODING
 
 Array = NDArray[np.float32]
@@ -46,8 +46,8 @@ def read_colors(rgb: Array) -> tuple[Labels, Array]:
 def read_palette(rgb: Array) -> tuple[Labels, Array]:
     """Labels and scores of objects in colours of the grid palette, (3, H, W), after rounding to the grid.
 
-    A colour is one object, in however many pieces, unless all colours are there: then some may serve twice, and each
-    piece is an object.
+    A colour is one object, in however many pieces. Where all colours are there, those behind the first OWN_COLORS may
+    serve several, and each piece of theirs is an object.
     """
     picture = median3(np.clip(rgb, 0, 1).astype(np.float32))
     height, width = picture.shape[1:]
@@ -61,7 +61,7 @@ def read_palette(rgb: Array) -> tuple[Labels, Array]:
     found = {code: _pieces(codes, pure, code, place) for code, place in enumerate(places, 1) if place is not None}
     repeats = sum(pieces.any() for pieces in found.values()) == len(GRID_PALETTE)
     for code, pieces in found.items():
-        numbered = pieces if repeats else np.minimum(pieces, 1)
+        numbered = pieces if repeats and code > OWN_COLORS else np.minimum(pieces, 1)
         labels[places[code - 1]] += np.where(numbered > 0, numbered + len(colors), 0)
         colors += [GRID_PALETTE[code - 1]] * int(numbered.max(initial=0))
     reach = max(2, round(4 * min(height, width) / 768))
