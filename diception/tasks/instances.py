@@ -165,8 +165,15 @@ class RecallEvaluator(Evaluator):
 def coco_stats(images: list[dict], truths: list[dict], found: list[dict], kind: str, use_categories: bool) -> NDArray:
     """The summary numbers of COCOeval, in its order, without its prints; nan where no truth has that size.
 
-    Truths and predictions name their `category`; without one they are all of the same.
+    Truths and predictions name their `category`; without one they are all of the same. The numbers do not depend on
+    the order in which the images came, though COCOeval breaks ties of scores by it.
     """
+    texts = {image["id"]: "" for image in images}
+    for one in [*truths, *found]:
+        texts[one["image_id"]] += repr({name: value for name, value in one.items() if name != "image_id"})
+    new = {image: number for number, image in enumerate(sorted(texts, key=texts.__getitem__), 1)}
+    images = [image | {"id": new[image["id"]]} for image in images]
+    truths, found = ([one | {"image_id": new[one["image_id"]]} for one in records] for records in (truths, found))
     names = sorted({one.get("category", "") for one in [*truths, *found]})
     numbers = {name: number for number, name in enumerate(names, 1)}
     truth: Any = COCO()

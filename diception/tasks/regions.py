@@ -38,7 +38,8 @@ def read_colors(rgb: Array) -> tuple[Labels, Array]:
         labels = labels[np.minimum(np.arange(height) // step, len(labels) - 1)]
         labels = labels[:, np.minimum(np.arange(width) // step, labels.shape[1] - 1)]
         # Blocks have jagged borders: they are drawn again pixel by pixel.
-        whole = ndimage.maximum_filter(labels, 3) == ndimage.minimum_filter(labels, 3)
+        planes, around = labels.astype(np.float32), np.ones((3, 3), np.uint8)
+        whole = cv2.dilate(planes, around) == cv2.erode(planes, around)
         labels = np.where(whole, labels, -1)
     return _numbered(_fill(labels, picture, table, max(2, 3 * step // 2)), picture, table)
 
@@ -99,9 +100,10 @@ def merge_regions(rgb: Array, part: NDArray[np.bool_], worth: float, alike: floa
     shuffle = np.random.Generator(np.random.Philox(key=0))  # ties break at random, or equal costs merge one by one
     while edges.shape[1]:
         a, b = edges
-        gap = sums[:, a] / counts[a] - sums[:, b] / counts[b]
+        means = (sums / counts).T
+        gap = means[a] - means[b]
         weight = np.minimum(counts[a] * counts[b] / (counts[a] + counts[b]), worth / alike**2)
-        cost = (gap**2).sum(axis=0) * weight
+        cost = np.einsum("ec,ec->e", gap, gap) * weight
         order = np.argsort(-cost - 1e-9 * shuffle.random(len(cost)))
         best = np.zeros(len(counts), np.int64)
         # The last write wins: the cheapest edge at each end.
@@ -130,8 +132,8 @@ def _touching(labels: Labels) -> Labels:
 
 def _unique(edges: Labels, count: int) -> Labels:
     low, high = edges.min(axis=0), edges.max(axis=0)
-    keys = np.unique((low * count + high)[low != high])
-    return np.stack(np.divmod(keys, count))
+    keys = np.sort((low * count + high)[low != high])
+    return np.stack(np.divmod(keys[np.diff(keys, prepend=-1) > 0], count))
 
 
 def _name(colors: Array, counts: Array, least: int) -> tuple[Labels, Array]:
@@ -149,21 +151,27 @@ def _name(colors: Array, counts: Array, least: int) -> tuple[Labels, Array]:
 
 
 def _fill(labels: Labels, picture: Array, colors: Array, reach: int) -> Labels:
-    """Undecided pixels take the colour-nearest of the labels around them."""
-    rows, columns = np.nonzero(labels < 0)
-    own, padded = picture[:, rows, columns].T, np.pad(labels, 2 * reach, mode="edge")
-    best, chosen = np.full(len(rows), np.inf, np.float32), np.full(len(rows), -1)
+    """Undecided pixels take the colour-nearest of the labels around them, those without any the nearest label."""
+    undecided = np.flatnonzero(labels < 0)
+    own, padded = picture.reshape(3, -1)[:, undecided].T.copy(), np.pad(labels, 2 * reach, mode="edge")
+    places = np.ravel_multi_index(np.divmod(undecided, labels.shape[1]) + np.array([[2 * reach]] * 2), padded.shape)
+    best, chosen = np.full(len(undecided), np.inf, np.float32), np.full(len(undecided), -1)
     for distance in (reach, 2 * reach):
         for down, across in np.argwhere(np.ones((3, 3), bool)) - 1:
-            found = padded[rows + 2 * reach + down * distance, columns + 2 * reach + across * distance]
-            cost = np.where(found >= 0, ((own - colors[found]) ** 2).sum(axis=1), np.inf)
-            chosen = np.where(cost < best, found, chosen)
-            best = np.minimum(best, cost)
+            found = padded.ravel()[places + (down * padded.shape[1] + across) * distance]
+            new = np.flatnonzero((found >= 0) & (found != chosen))
+            gap = own[new] - colors[found[new]]
+            cost = np.einsum("nc,nc->n", gap, gap)
+            better = cost < best[new]
+            best[new[better]], chosen[new[better]] = cost[better], found[new[better]]
     result = labels.copy()
-    result[rows, columns] = chosen
+    result.ravel()[undecided] = chosen
     if (result >= 0).any() and (result < 0).any():
-        nearest = ndimage.distance_transform_edt(result < 0, return_distances=False, return_indices=True)
-        result = result[tuple(np.asarray(nearest))]
+        free = (result < 0).astype(np.uint8)
+        _, nearest = cv2.distanceTransformWithLabels(free, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+        sources = np.zeros(nearest.max() + 1, np.int64)  # cv2 numbers the pixels that have a label
+        sources[nearest[result >= 0]] = result[result >= 0]
+        result = sources[nearest]
     return np.maximum(result, 0)
 
 
@@ -171,7 +179,9 @@ def _numbered(labels: Labels, picture: Array, colors: Array) -> tuple[Labels, Ar
     """Labels without those too small, numbered from 1, and scores in (0, 1]: large, and its pixels of one colour."""
     flat, count = labels.ravel(), len(colors)
     areas = np.bincount(flat, minlength=count)
-    misses = np.linalg.norm(picture.reshape(3, -1) - colors.T[:, flat], axis=0)
+    misses = np.sqrt(
+        sum(np.square(plane.ravel() - shade[flat]) for plane, shade in zip(picture, colors.T.copy(), strict=True))
+    )
     agreement = 1 / (1 + 10 * np.bincount(flat, misses, count) / np.maximum(areas, 1))
     scores = agreement * (areas / labels.size) ** 0.25
     kept = np.flatnonzero(areas[1:] >= _smallest(*labels.shape)) + 1
@@ -194,5 +204,5 @@ def _shrink(picture: Array, step: int) -> Array:
 
 def _local_range(picture: Array) -> Array:
     """(H, W), the largest difference of any channel of (3, H, W) within 3 x 3 pixels."""
-    high = ndimage.maximum_filter(picture, (1, 3, 3), mode="nearest")
-    return (high - ndimage.minimum_filter(picture, (1, 3, 3), mode="nearest")).max(axis=0)
+    around = np.ones((3, 3), np.uint8)
+    return np.max([cv2.dilate(plane, around) - cv2.erode(plane, around) for plane in picture], axis=0)

@@ -42,8 +42,8 @@ def paint_skeletons(annotation: Keypoints, typed: bool) -> Array:
     """(3, H, W) on black, far (small) people first; `typed` gives each joint its colour, else all are red.
 
     A typed person is one connected figure: parts that no limb joins, as the elbow between is hidden, are tied at their
-    nearest joints. Where two joints of a person overlap, each keeps the pixels that are nearer to it (in radii), so that none hides
-    another and all can be read back.
+    nearest joints. Where two joints of a person overlap, each keeps the pixels that are nearer to it (in radii), so
+    that none hides another and all can be read back.
     """
     rgb = np.zeros((3, *annotation.size), np.float32)
     sizes = radii(annotation)
