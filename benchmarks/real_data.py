@@ -12,7 +12,7 @@ from PIL import Image
 from diception.annotations import Annotation, DepthMap, InstanceMasks, NormalMap
 from diception.datasets.images import read_image
 from diception.datasets.sample import Sample
-from diception.datasets.sources.coco import coco_samples, decode_segmentation
+from diception.datasets.sources.coco import CocoData, decode_segmentation
 
 PERSON_JOINTS = 8
 """A crop shows a person with so many marked joints."""
@@ -74,7 +74,7 @@ def coco(root: Path) -> Iterator[Sample]:
     """COCO instances and keypoints, both splits."""
     for split in ("train2017", "val2017"):
         files = [root / "annotations" / f"{kind}_{split}.json" for kind in ("instances", "person_keypoints")]
-        yield from coco_samples(root / split, *files)
+        yield from CocoData(root / split, *files)
 
 
 def people(root: Path) -> Iterator[Sample]:

@@ -13,8 +13,9 @@ from pycocotools import mask as coco_mask
 
 from diception.annotations import InstanceMasks, Keypoints
 from diception.datasets.check import check_shards
-from diception.datasets.shards import ShardReader, ShardWriter, write_samples
-from diception.datasets.sources.coco import coco_samples, decode_segmentation
+from diception.datasets.convert import Conversion, convert
+from diception.datasets.shards import ShardReader
+from diception.datasets.sources.coco import CocoData, decode_segmentation
 
 COCO = Path(__file__).parent.parent / ".." / "shared" / "data" / "coco-mini"
 real = pytest.mark.skipif(not COCO.is_dir(), reason="../shared/data/coco-mini is not there")
@@ -40,7 +41,7 @@ def make_set(folder: Path, **changes) -> tuple[Path, Path]:
 
 
 def test_a_polygon_lands_where_it_is_drawn(tmp_path: Path) -> None:
-    (sample,) = coco_samples(*make_set(tmp_path))
+    (sample,) = CocoData(*make_set(tmp_path))
     masks = sample.annotations["instances"]
     wanted = np.zeros(SIZE, bool)
     wanted[4:12, 5:15] = True
@@ -74,7 +75,7 @@ def test_the_three_forms_of_a_mask_agree() -> None:
 )
 def test_a_set_that_does_not_fit_its_images_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        list(coco_samples(*make_set(tmp_path, **changes)))
+        list(CocoData(*make_set(tmp_path, **changes)))
 
 
 def test_wrong_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -82,14 +83,14 @@ def test_wrong_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "y.json").write_text("[]")
     for name, message in [("x.json", "not a JSON"), ("y.json", "not a COCO"), ("z.json", "cannot be read")]:
         with pytest.raises(ValueError, match=rf"{name}: {message}"):
-            list(coco_samples(tmp_path, tmp_path / name))
+            list(CocoData(tmp_path, tmp_path / name))
 
 
 @real
 def test_real_samples_agree_with_the_annotation_files() -> None:
     content, people = json.loads(INSTANCES.read_text()), json.loads(KEYPOINTS.read_text())
     names = {category["id"]: category["name"] for category in content["categories"]}
-    samples = list(coco_samples(IMAGES, INSTANCES, KEYPOINTS))
+    samples = list(CocoData(IMAGES, INSTANCES, KEYPOINTS))
     assert [int(s.key) for s in samples] == sorted(image["id"] for image in content["images"])
     for sample in samples:
         marked = [a for a in content["annotations"] if a["image_id"] == int(sample.key) and not a["iscrowd"]]
@@ -105,21 +106,13 @@ def test_real_samples_agree_with_the_annotation_files() -> None:
 
 
 @real
-def test_real_shards_are_faultless_and_go_on(tmp_path: Path) -> None:
-    for stop in (9, None):
-        writer = ShardWriter(tmp_path, 8, made_by="coco")
-        assert writer.done == (0 if stop else 8)
-        rest = coco_samples(IMAGES, INSTANCES, KEYPOINTS, start=writer.done)
-        if stop is None:
-            assert write_samples(rest, writer) == 20
-        else:
-            with pytest.raises(InterruptedError), writer:
-                for sample in itertools.islice(rest, stop):
-                    writer.write(sample)
-                raise InterruptedError
+def test_real_shards_are_faultless(tmp_path: Path) -> None:
+    manifest = convert(CocoData(IMAGES, INSTANCES, KEYPOINTS), tmp_path, Conversion(samples_per_shard=8))
+    assert manifest["samples"] == 20 and [one["samples"] for one in manifest["shards"]] == [8, 8, 4]
     reader = ShardReader(str(tmp_path / "*.tar"))
-    for i, sample in enumerate(coco_samples(IMAGES, INSTANCES, KEYPOINTS)):
+    for i, sample in enumerate(CocoData(IMAGES, INSTANCES, KEYPOINTS)):
         found = reader.read(i)
+        assert np.array_equal(found.image, sample.image)  # the file's own bytes are stored
         assert found.key == sample.key and found.annotations.keys() == sample.annotations.keys()
         for kind, annotation in sample.annotations.items():
             assert found.annotations[kind].to_bytes() == annotation.to_bytes()

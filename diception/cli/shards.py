@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from diception.datasets.convert import RawData
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--domain", type=int, default=1, help="1: plain and easy; 2: textures, other light and shapes"
     )
     synthetic.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
-    synthetic.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     synthetic.set_defaults(make=_synthetic)
     coco = kinds.add_parser("coco", help="COCO-format instances and person keypoints")
     coco.add_argument("--images", type=Path, required=True, help="folder of images")
@@ -29,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for maker in (synthetic, coco):
         maker.add_argument("--out", type=Path, required=True, help="folder for the shards")
         maker.add_argument("--samples-per-shard", type=int, default=1000)
+        maker.add_argument("--workers", type=int, default=2, help="processes (default 2; 0: none beside this one)")
+        maker.add_argument("--max-refused", type=float, default=0.01, help="share that may be refused (0.01)")
+        maker.add_argument("--source", default="", help="where the data is from, for the manifest")
+        maker.add_argument("--licence", default="", help="its terms, for the manifest")
     check = kinds.add_parser("check", help="stream through shards: counts, ranges, every fault; exit status 1 if any")
     check.add_argument("shards", help="tars, with globs or braces")
     check.set_defaults(make=_check)
@@ -40,7 +43,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _synthetic(arguments: argparse.Namespace) -> None:
     from diception.datasets.synthetic import HELD_OUT_SEED, SyntheticScenes
-    from diception.datasets.synthetic.write import write_scenes
 
     if arguments.seed == HELD_OUT_SEED:
         raise ValueError(
@@ -50,36 +52,27 @@ def _synthetic(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--count is {arguments.count}; it must be at least 1")
     scenes = SyntheticScenes(arguments.count, arguments.size, arguments.domain, arguments.seed)
     scenes[0]  # refuses a wrong size or domain before there is a folder
-    with _bar(len(scenes)) as bar:
-        count = write_scenes(
-            scenes, arguments.out, arguments.samples_per_shard, arguments.workers, lambda n: _move(bar, n)
-        )
-    print(f"{count} samples in {arguments.out}")
+    _convert(scenes, arguments)
 
 
 def _coco(arguments: argparse.Namespace) -> None:
-    from diception.datasets.shards import ShardWriter, write_samples
-    from diception.datasets.sources.coco import coco_samples, list_images, read_json
+    from diception.datasets.sources.coco import CocoData
 
-    list_images(arguments.images, read_json(arguments.instances))  # refused before there is a folder
-    if arguments.keypoints:
-        read_json(arguments.keypoints)
-    files = [path.name for path in (arguments.images, arguments.instances, arguments.keypoints) if path]
-    writer = ShardWriter(arguments.out, arguments.samples_per_shard, made_by=f"coco {' '.join(files)}")
-    samples = coco_samples(arguments.images, arguments.instances, arguments.keypoints, start=writer.done)
-    with _bar() as bar:
-        count = write_samples(samples, writer, lambda n: _move(bar, n))
-    print(f"{count} samples in {arguments.out}")
+    _convert(CocoData(arguments.images, arguments.instances, arguments.keypoints), arguments)
 
 
-def _bar(total: int | None = None) -> tqdm:
+def _convert(data: RawData, arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    return tqdm(total=total, unit="sample")
+    from diception.datasets.convert import Conversion, convert
 
-
-def _move(bar: tqdm, count: int) -> None:
-    bar.update(count - bar.n)
+    names = ("samples_per_shard", "workers", "max_refused", "source", "licence")
+    options = Conversion(**{name: getattr(arguments, name) for name in names})
+    with tqdm(total=len(data), unit="sample") as bar:
+        manifest = convert(data, arguments.out, options, lambda done: bar.update(done - bar.n))
+    for one in manifest["refused"]:
+        print(f"refused: {one['key']}: {one['reason']}")
+    print(f"{manifest['samples']} samples in {arguments.out}, {len(manifest['refused'])} refused")
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -26,6 +26,8 @@ broken npy header."""
 ORIENTATION = 0x0112
 """EXIF's tag; from 5 on the sides change places."""
 
+FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Pillow's names and the endings of members."""
 ImageFormat = Literal["jpg", "png"]
 
 
@@ -70,6 +72,18 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 def read_image(source: bytes | Path) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 of encoded bytes or a file."""
     return to_rgb(open_image(source))
+
+
+def read_file(path: Path) -> tuple[NDArray[np.uint8], tuple[str, bytes] | None]:
+    """(H, W, 3) uint8 of a file; and its ending and bytes where a viewer that knows no orientation shows the same."""
+    data = path.read_bytes()
+    try:
+        image = open_image(data)
+        suffix = FORMATS.get(image.format or "") if image.mode == "RGB" else None
+        plain = suffix is not None and image.getexif().get(ORIENTATION, 1) == 1
+        return to_rgb(image), (str(suffix), data) if plain else None
+    except DECODE_ERRORS as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def encode_rgb(image: NDArray[np.uint8], image_format: ImageFormat) -> bytes:

@@ -61,6 +61,10 @@ class ShardIndex:
     tar_size: int
     made_by: str = ""
     """What the writer was asked to write, so that the same command can continue."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """(key, reason) of the raw samples between these that could not be converted."""
+    sha256: str = ""
+    """Of the tar; empty where nobody has computed it."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -91,6 +95,8 @@ class ShardIndex:
             "version": VERSION,
             "tar_size": self.tar_size,
             "made_by": self.made_by,
+            "refused": self.refused,
+            "sha256": self.sha256,
             "suffixes": list(self.suffixes),
             "keys": [key.decode() for key in self.keys],
             "offsets": self.offsets.tolist(),
@@ -113,6 +119,8 @@ class ShardIndex:
                 sizes=np.array(content["sizes"], dtype=np.int64).reshape(shape),
                 tar_size=int(content["tar_size"]),
                 made_by=str(content["made_by"]),
+                refused=tuple((str(key), str(reason)) for key, reason in content.get("refused", ())),
+                sha256=str(content.get("sha256", "")),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}: not a shard index: {error}; remove it to have the shard scanned") from error

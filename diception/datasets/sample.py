@@ -26,6 +26,8 @@ class Sample:
     """(H, W, 3) uint8."""
     annotations: dict[str, Annotation] = field(default_factory=dict)
     """By kind: "depth", "normal", "mask", "instances", "pose", "labels", "image"."""
+    encoded: tuple[str, bytes] | None = None
+    """(ending, bytes) of the file that `image` was read from, to be stored as they are; None: `image` is encoded."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -54,66 +55,74 @@ class ShardWriter:
         self.image_format: ImageFormat = image_format
         self.made_by = made_by
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.number, self.done = self._complete_shards()
+        self.indexes = self._complete_shards()
+        """Of the complete shards."""
         self._tar: TarWriter | None = None
+        self.refused: list[tuple[str, str]] = []
+        """(key, reason) of what was refused since the last complete shard."""
         self._in_shard = 0
 
     def path(self, number: int) -> Path:
         return self.folder / f"{self.prefix}-{number:06d}.tar"
 
     @property
-    def _temporary(self) -> Path:
-        return self.folder / f".{self.path(self.number).name}.tmp"
+    def done(self) -> int:
+        """Raw samples, written or refused, that the complete shards account for."""
+        return sum(len(index) + len(index.refused) for index in self.indexes)
 
-    def _complete_shards(self) -> tuple[int, int]:
-        number = done = 0
-        while self.path(number).exists() and index_path(self.path(number)).exists():
-            index = ShardIndex.load(index_path(self.path(number)))
-            if index.tar_size != self.path(number).stat().st_size:
+    @property
+    def _temporary(self) -> Path:
+        return self.folder / f".{self.path(len(self.indexes)).name}.tmp"
+
+    def _complete_shards(self) -> list[ShardIndex]:
+        found: list[ShardIndex] = []
+        while (path := self.path(len(found))).exists() and index_path(path).exists():
+            index = ShardIndex.load(index_path(path))
+            if index.tar_size != path.stat().st_size:
                 break
             if index.made_by != self.made_by:
                 raise ValueError(
-                    f"{self.path(number)} was written by {index.made_by!r}, this is {self.made_by!r}: "
+                    f"{path} was written by {index.made_by!r}, this is {self.made_by!r}: "
                     "choose another folder or prefix, or remove it"
                 )
-            number, done = number + 1, done + len(index)
-        return number, done
+            found.append(index)
+        return found
 
     def write(self, sample: Sample) -> None:
         """Append a sample; ValueError where its key is unsafe or an annotation has another size than the image."""
-        check_key(sample.key)
-        for kind, annotation in sample.annotations.items():
-            if annotation.size != sample.size:
-                raise ValueError(f"sample {sample.key!r}: {kind} has size {annotation.size}, image {sample.size}")
+        self.add(sample.key, encode_sample(sample, self.image_format))
+
+    def add(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Append what `encode_sample` gave."""
         if self._tar is None:
             # A fixed time, so that the same samples give the same bytes.
             self._tar = TarWriter(str(self._temporary), encoder=False, mtime=0.0, compress=False)
-        self._tar.write({"__key__": sample.key, **self._members(sample)})
+        self._tar.write({"__key__": key, **members})
         self._in_shard += 1
         if self._in_shard == self.samples_per_shard:
             self._finish_shard()
 
-    def _members(self, sample: Sample) -> dict[str, bytes]:
-        meta: dict[str, Any] = {"size": list(sample.size)}
-        members = {self.image_format: encode_rgb(sample.image, self.image_format)}
-        for kind, annotation in sample.annotations.items():
-            members[annotation.suffix] = annotation.to_bytes()
-            if kind in META_FIELDS:
-                meta[kind] = {name: getattr(annotation, name) for name in META_FIELDS[kind]}
-        members[META] = json.dumps(meta).encode()
-        return members
+    def refuse(self, key: str, reason: str) -> None:
+        """Remember a raw sample that is not written, with the next complete shard."""
+        self.refused.append((key, reason))
 
     def _finish_shard(self) -> None:
         assert self._tar is not None
         self._tar.close()
-        index = scan(self._temporary, self.made_by)
+        digest = hashlib.sha256()
         with open(self._temporary, "rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
             os.fsync(file.fileno())
+        scanned = scan(self._temporary, self.made_by)
+        index = dataclasses.replace(scanned, refused=tuple(self.refused), sha256=digest.hexdigest())
+        path = self.path(len(self.indexes))
         # The index of a shard that is replaced must not outlive it.
-        index_path(self.path(self.number)).unlink(missing_ok=True)
-        os.replace(self._temporary, self.path(self.number))
-        index.save(index_path(self.path(self.number)))
-        self._tar, self._in_shard, self.number = None, 0, self.number + 1
+        index_path(path).unlink(missing_ok=True)
+        os.replace(self._temporary, path)
+        index.save(index_path(path))
+        self.indexes.append(index)
+        self._tar, self._in_shard, self.refused = None, 0, []
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -127,6 +136,22 @@ class ShardWriter:
             self._tar.close()
             self._tar = None
             self._temporary.unlink(missing_ok=True)
+
+
+def encode_sample(sample: Sample, image_format: ImageFormat) -> dict[str, bytes]:
+    """Members of a sample in a shard; ValueError: its key is unsafe, or an annotation not of the image's size."""
+    check_key(sample.key)
+    meta: dict[str, Any] = {"size": list(sample.size)}
+    suffix, data = sample.encoded or (image_format, encode_rgb(sample.image, image_format))
+    members = {suffix: data}
+    for kind, annotation in sample.annotations.items():
+        if annotation.size != sample.size:
+            raise ValueError(f"sample {sample.key!r}: {kind} has size {annotation.size}, image {sample.size}")
+        members[annotation.suffix] = annotation.to_bytes()
+        if kind in META_FIELDS:
+            meta[kind] = {name: getattr(annotation, name) for name in META_FIELDS[kind]}
+    members[META] = json.dumps(meta).encode()
+    return members
 
 
 def write_samples(

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from diception.annotations import BinaryMask
 from diception.config import FewShotConfig, SamplingConfig, TrainConfig, load_config
+from diception.datasets.convert import Conversion, convert
 from diception.datasets.images import read_image
 from diception.datasets.sample import Sample
 from diception.datasets.shards import ShardReader
 from diception.datasets.synthetic import SyntheticScenes
-from diception.datasets.synthetic.write import write_scenes
 from diception.evaluation import HeldOut, evaluate_tasks
 from diception.export import export_directory
 from diception.inference import Pipeline
@@ -95,7 +95,8 @@ def _shards(settings: QuickstartSettings) -> None:
     for name, count, seed in (("train", settings.scenes, 1), ("held_out", settings.held_out, 2)):
         scenes = SyntheticScenes(count, _resolution(settings), DOMAIN, seed)
         with tqdm(total=count, unit="scene", desc=name) as bar:
-            write_scenes(scenes, settings.out / "shards" / name, 500, progress=lambda done, bar=bar: _move(bar, done))
+            options = Conversion(500, source="rendered by this project")
+            convert(scenes, settings.out / "shards" / name, options, lambda done, bar=bar: _move(bar, done))
 
 
 def _move(bar: tqdm, done: int) -> None:

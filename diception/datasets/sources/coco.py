@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from diception.annotations import Annotation, InstanceMasks, Keypoints
-from diception.datasets.images import read_image
+from diception.datasets.images import read_file
 from diception.datasets.sample import Sample
 
 Record = Mapping[str, Any]
@@ -119,25 +119,40 @@ def list_images(images: Path, content: Mapping[str, Any]) -> list[tuple[Record, 
     return list(zip(records, files, strict=True))
 
 
-def coco_samples(images: Path, instances: Path, keypoints: Path | None = None, start: int = 0) -> Iterator[Sample]:
-    """Samples with "instances" and "pose" where the image has any; `start` leaves out the first ones unread."""
-    content = read_json(instances)
-    names = {category["id"]: category["name"] for category in content.get("categories", [])}
-    masks = _by_image(content)
-    people = _by_image(read_json(keypoints)) if keypoints is not None else {}
-    for record, file in list_images(images, content)[start:]:
-        image = read_image(file)
+class CocoData:
+    """Images with "instances" and "pose" where they have any: COCO 2017, COCO-ReM and what else has this format."""
+
+    def __init__(self, images: Path, instances: Path, keypoints: Path | None = None) -> None:
+        content = read_json(instances)
+        self.file = instances
+        self.names = {category["id"]: category["name"] for category in content.get("categories", [])}
+        self.masks = _by_image(content)
+        self.people = _by_image(read_json(keypoints)) if keypoints is not None else {}
+        self.images = list_images(images, content)
+        self.made_by = f"coco {' '.join(path.name for path in (images, instances, keypoints) if path)}"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def key(self, i: int) -> str:
+        """Key of image i."""
+        return _key(self.images[i][0]["file_name"])
+
+    def __getitem__(self, i: int) -> Sample:
+        """ValueError naming the file where the image does not decode or the annotations do not fit it."""
+        record, file = self.images[i]
+        image, encoded = read_file(file)
         size = (image.shape[0], image.shape[1])
         if size != (record["height"], record["width"]):
-            raise ValueError(f"{file}: size {size}, {instances} says {(record['height'], record['width'])}")
+            raise ValueError(f"{file}: size {size}, {self.file} says {(record['height'], record['width'])}")
         annotations: dict[str, Annotation] = {}
         try:
-            found = instances_from_coco(masks.get(record["id"], []), size, names)
-            pose = keypoints_from_coco(people.get(record["id"], []), size)
+            found = instances_from_coco(self.masks.get(record["id"], []), size, self.names)
+            pose = keypoints_from_coco(self.people.get(record["id"], []), size)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{instances}: annotations of image {record['id']}: {error!r}") from error
+            raise ValueError(f"{self.file}: annotations of image {record['id']}: {error!r}") from error
         if found is not None:
             annotations["instances"] = found
         if pose is not None:
             annotations["pose"] = pose
-        yield Sample(_key(record["file_name"]), image, annotations)
+        return Sample(self.key(i), image, annotations, encoded)

@@ -52,8 +52,11 @@ def render_scene(seed: int, index: int, size: int, domain: int = 1, mask: str = 
     if domain == 2:
         display += np.float32(0.008) * generator.standard_normal(display.shape, np.float32)
     image = np.clip(np.rint(display * 255), 0, 255).astype(np.uint8).reshape(3, size, size).transpose(1, 2, 0)
-    key_text = f"synthetic{domain}-{seed}-{index:08d}"
-    return Sample(key_text, np.ascontiguousarray(image), annotate(scene, view, size, mask))
+    return Sample(_key(domain, seed, index), np.ascontiguousarray(image), annotate(scene, view, size, mask))
+
+
+def _key(domain: int, seed: int, index: int) -> str:
+    return f"synthetic{domain}-{seed}-{index:08d}"
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,17 @@ class SyntheticScenes:
     seed: int = 0
     mask: str = "shadow"
 
+    @property
+    def made_by(self) -> str:
+        """What shards of these scenes say of themselves."""
+        return f"synthetic domain {self.domain} size {self.size} seed {self.seed} mask {self.mask}"
+
     def __len__(self) -> int:
         return self.count
+
+    def key(self, index: int) -> str:
+        """Key of a scene."""
+        return _key(self.domain, self.seed, index)
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.count:

@@ -1,0 +1,146 @@
+"""Raw data sets to shards: by several processes, resumable, every refused sample named, with a manifest."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch.utils.data import DataLoader, Dataset
+
+from diception.datasets.images import DECODE_ERRORS, ImageFormat
+from diception.datasets.index import write_atomically
+from diception.datasets.sample import CorruptSample, Sample
+from diception.datasets.shards import KIND_OF_SUFFIX, ShardWriter, encode_sample
+
+SMALL = 1000
+"""Below so many samples the share of refused ones is judged as if there were so many."""
+
+
+class RawData(Protocol):
+    """A data set as its publisher lays it out, sample by number: processes share the work, and it goes on anywhere."""
+
+    @property
+    def made_by(self) -> str:
+        """Says what is converted and how; a folder of shards takes one such description only."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def key(self, i: int, /) -> str:
+        """Key of sample i, without reading it."""
+        ...
+
+    def __getitem__(self, i: int, /) -> Sample:
+        """ValueError (or another of DECODE_ERRORS) where the sample cannot be used."""
+        ...
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How samples are written, and what the manifest says of them."""
+
+    samples_per_shard: int = 1000
+    workers: int = 2
+    """Processes; 0 converts in this one."""
+    image_format: ImageFormat = "jpg"
+    """For images that cannot be stored as the bytes they came in."""
+    max_refused: float = 0.01
+    """Share of samples that may be refused before the conversion stops."""
+    source: str = ""
+    """Where the data is from, for the manifest."""
+    licence: str = ""
+    """Its terms, for the manifest."""
+
+
+class _Encoded(Dataset[tuple[str, dict[str, bytes] | str]]):
+    """(key, members), or (key, reason) where a sample is refused."""
+
+    def __init__(self, data: RawData, image_format: ImageFormat) -> None:
+        self.data = data
+        self.image_format: ImageFormat = image_format
+
+    def __getitem__(self, i: int) -> tuple[str, dict[str, bytes] | str]:
+        try:
+            sample = self.data[i]
+            return sample.key, encode_sample(sample, self.image_format)
+        except DECODE_ERRORS as error:
+            reason = error.reason if isinstance(error, CorruptSample) else str(error)
+            return self.data.key(i), reason or type(error).__name__
+
+
+def convert(
+    data: RawData, folder: Path | str, options: Conversion, progress: Callable[[int], object] | None = None
+) -> dict[str, Any]:
+    """Write all samples of a data set; run again, it goes on after the last complete shard.
+
+    Args:
+        progress: is told the number of samples that are done.
+
+    Returns:
+        The manifest, as written beside the shards.
+
+    Raises:
+        ValueError: more than the allowed share of samples is refused; the first are named.
+    """
+    writer = ShardWriter(folder, options.samples_per_shard, "shard", options.image_format, data.made_by)
+    # Ordered and bounded, whatever the number of workers.
+    encoded = DataLoader(
+        _Encoded(data, options.image_format),
+        batch_size=None,
+        sampler=range(writer.done, len(data)),
+        num_workers=options.workers,
+        collate_fn=_as_it_is,
+        prefetch_factor=16 if options.workers else None,
+    )
+    refused = [one for index in writer.indexes for one in index.refused]
+    with writer:
+        for number, (key, members) in enumerate(encoded, writer.done + 1):
+            if isinstance(members, str):
+                writer.refuse(key, members)
+                refused.append((key, members))
+                _check_refused(refused, max(number, SMALL), options.max_refused)
+            else:
+                writer.add(key, members)
+            if progress is not None:
+                progress(number)
+    manifest = _manifest(writer, refused, options)
+    path, text = writer.folder / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n"
+    if not path.exists() or path.read_bytes() != text:
+        write_atomically(path, text)
+    return manifest
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _check_refused(refused: list[tuple[str, str]], judged: int, allowed: float) -> None:
+    if len(refused) > allowed * judged:
+        listed = "; ".join(f"{key}: {reason}" for key, reason in refused[:10])
+        raise ValueError(f"{len(refused)} samples are refused, at most {allowed:.1%} may be; the first: {listed}")
+
+
+def _manifest(writer: ShardWriter, refused: list[tuple[str, str]], options: Conversion) -> dict[str, Any]:
+    kinds: Counter[str] = Counter()
+    for index in writer.indexes:
+        counts = {kind: int(index.has([suffix]).sum()) for suffix, kind in KIND_OF_SUFFIX.items()}
+        kinds.update({kind: count for kind, count in counts.items() if count})
+    shards = [
+        {"name": writer.path(i).name, "samples": len(index), "bytes": index.tar_size, "sha256": index.sha256}
+        for i, index in enumerate(writer.indexes)
+    ]
+    return {
+        "version": 1,
+        "made_by": writer.made_by,
+        "source": options.source,
+        "licence": options.licence,
+        "samples": sum(len(index) for index in writer.indexes),
+        "bytes": sum(index.tar_size for index in writer.indexes),
+        "annotations": dict(sorted(kinds.items())),
+        "shards": shards,
+        "refused": [{"key": key, "reason": reason} for key, reason in refused],
+    }

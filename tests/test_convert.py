@@ -1,0 +1,133 @@
+"""Conversion: the same shards and manifest whatever the workers and however often it is killed; refusals are named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diception.annotations import BinaryMask
+from diception.datasets.convert import Conversion, convert
+from diception.datasets.sample import Sample
+from diception.datasets.shards import ShardReader
+from diception.datasets.synthetic import SyntheticScenes
+
+SLOW = """
+import sys, time
+from diception.datasets.convert import Conversion, convert
+from diception.datasets.synthetic import SyntheticScenes
+
+class Slow(SyntheticScenes):
+    def __getitem__(self, i):
+        time.sleep(0.02)
+        if i % 7 == 3:
+            raise ValueError("not this one")
+        return super().__getitem__(i)
+
+convert(Slow(40, 16), sys.argv[1], Conversion(5, workers=2, max_refused=1.0))
+"""
+
+
+class Numbers:
+    """Flat pictures; every seventh cannot be read."""
+
+    made_by = "numbers"
+
+    def __init__(self, count: int, bad: int = 7) -> None:
+        self.count, self.bad = count, bad
+
+    def __len__(self) -> int:
+        return self.count
+
+    def key(self, i: int) -> str:
+        return f"n{i:03d}"
+
+    def __getitem__(self, i: int) -> Sample:
+        if i % self.bad == self.bad - 1:
+            raise OSError(f"n{i:03d}.png is broken")
+        image = np.full((9, 11, 3), i, np.uint8)
+        return Sample(self.key(i), image, {"mask": BinaryMask(image[..., 0] % 2 == 0)})
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def test_any_number_of_workers_gives_the_same_folder(tmp_path: Path) -> None:
+    for workers in (0, 1, 2):
+        convert(Numbers(40), tmp_path / str(workers), Conversion(6, workers, licence="CC0"))
+    assert contents(tmp_path / "0") == contents(tmp_path / "1") == contents(tmp_path / "2")
+    reader = ShardReader(str(tmp_path / "2" / "*.tar"))
+    assert [reader.key(i) for i in range(len(reader))] == [f"n{i:03d}" for i in range(40) if i % 7 != 6]
+
+
+def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:
+    told: list[int] = []
+    manifest = convert(Numbers(40), tmp_path, Conversion(6, 0, source="a test", licence="CC0"), told.append)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest and told == list(range(1, 41))
+    assert (manifest["samples"], manifest["annotations"]) == (35, {"mask": 35})
+    assert (manifest["source"], manifest["licence"], manifest["made_by"]) == ("a test", "CC0", "numbers")
+    assert [one["key"] for one in manifest["refused"]] == [f"n{i:03d}" for i in range(40) if i % 7 == 6]
+    assert "n006.png is broken" in manifest["refused"][0]["reason"]
+    for shard in manifest["shards"]:
+        data = (tmp_path / shard["name"]).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard["bytes"], shard["sha256"])
+
+
+def test_too_many_refusals_stop_it_and_it_goes_on_later(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"11 samples are refused, at most 1\.0% may be; the first: n001: n001"):
+        convert(Numbers(100, bad=2), tmp_path, Conversion(6, 0))
+    manifest = convert(Numbers(100, bad=2), tmp_path, Conversion(6, 0, max_refused=0.1))
+    assert manifest["samples"] == 50 and len(manifest["refused"]) == 50
+
+
+def test_an_image_is_stored_as_the_bytes_it_came_in(tmp_path: Path) -> None:
+    from diception.datasets.images import read_file
+
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg", quality=60)
+    image, encoded = read_file(tmp_path / "a.jpg")
+    assert encoded == ("jpg", (tmp_path / "a.jpg").read_bytes())
+    Image.fromarray(noise).save(tmp_path / "turned.jpg", exif=_turned())
+    image, encoded = read_file(tmp_path / "turned.jpg")
+    assert encoded is None and image.shape == (30, 20, 3)
+    Image.fromarray(noise[..., 0]).save(tmp_path / "grey.png")
+    assert read_file(tmp_path / "grey.png")[1] is None
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def test_killed_and_started_again_it_ends_the_same(tmp_path: Path) -> None:
+    def start(folder: str) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path / folder)], start_new_session=True)
+
+    assert start("whole").wait(120) == 0
+    for wanted in (1, 4):
+        process = start("killed")
+        while not (tmp_path / "killed" / f"shard-{wanted:06d}.tar").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed" / "manifest.json").exists()
+    assert start("killed").wait(120) == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert len(json.loads((tmp_path / "whole" / "manifest.json").read_text())["refused"]) == 6
+
+
+def test_scenes_are_raw_data(tmp_path: Path) -> None:
+    manifest = convert(SyntheticScenes(3, 16), tmp_path, Conversion(workers=0))
+    assert manifest["samples"] == 3 and manifest["made_by"].startswith("synthetic domain 1 size 16")
