@@ -55,6 +55,12 @@ class DataConfig:
     """Side in pixels to which images are squashed."""
     workers: int = 1
     """Loader processes per rank; 0 loads in the training process."""
+    cache: str = ""
+    """Folder on local disk for copies of remote shards; only they need it."""
+    cache_gb: float = 0.0
+    """Size that the copies together may have, in GB; beyond it the oldest are dropped. 0: no limit."""
+    max_corrupt: float = 0.01
+    """Share of a source's samples that may fail to decode, and are replaced, before the run stops."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation of the training samples."""
 

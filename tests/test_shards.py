@@ -260,17 +260,6 @@ def test_braces_and_globs_expand(tmp_path: Path) -> None:
     assert expand([str(tmp_path / "*.tar"), "b.tar"]) == [*(str(tmp_path / f"a{i}.tar") for i in range(3)), "b.tar"]
 
 
-def test_a_remote_url_is_fetched_once_into_the_cache(tmp_path: Path) -> None:
-    shard = write(tmp_path / "far", 2).shards[0]
-    url = f"pipe:cat {shard}"
-    first = ShardReader(url, cache=tmp_path / "near")
-    assert first.key(1) == "s0001"
-    shard.unlink()
-    assert np.array_equal(ShardReader(url, cache=tmp_path / "near").read(1).image, make_sample(1).image)
-    with pytest.raises(ValueError, match="not allowed"):
-        ShardReader("https://example.org/'; touch x; '.tar", cache=tmp_path / "near")
-
-
 def remember(numbers: Iterable[int], told: list[int]) -> Iterator[int]:
     for number in numbers:
         told.append(number)

@@ -21,6 +21,7 @@ from diception.annotations import (
     NormalMap,
     RGBImage,
 )
+from diception.datasets.cache import ShardCache
 from diception.datasets.images import DECODE_ERRORS
 from diception.datasets.shards import ShardReader
 from diception.datasets.urls import expand
@@ -185,7 +186,7 @@ def _check_sample(reader: ShardReader, row: int, report: ShardReport) -> Iterato
         yield from measure.problems
 
 
-def _open(urls: Sequence[str], cache: Path | None, report: ShardReport) -> list[tuple[str, ShardReader]]:
+def _open(urls: Sequence[str], cache: ShardCache | None, report: ShardReport) -> list[tuple[str, ShardReader]]:
     readers = []
     for url in urls:
         try:
@@ -198,7 +199,7 @@ def _open(urls: Sequence[str], cache: Path | None, report: ShardReport) -> list[
 def check_shards(
     urls: str | Path | Sequence[str | Path],
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-    cache: Path | None = None,
+    cache: ShardCache | None = None,
 ) -> ShardReport:
     """Read everything once and go on after every fault; `progress` wraps the sample numbers, as tqdm does."""
     shards = expand(urls)

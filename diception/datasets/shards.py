@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from webdataset.writer import TarWriter
 
 from diception.annotations import KINDS, Annotation
+from diception.datasets.cache import ShardCache
 from diception.datasets.images import DECODE_ERRORS, IMAGE_SUFFIXES, ImageFormat, encode_rgb, read_image
 from diception.datasets.index import ShardIndex, check_key, index_path, scan
 from diception.datasets.sample import CorruptSample, Sample
-from diception.datasets.urls import expand, fetch
+from diception.datasets.urls import expand
 
 KIND_OF_SUFFIX = {annotation.suffix: kind for kind, annotation in KINDS.items()}
 META = "meta.json"
@@ -168,24 +169,16 @@ def write_samples(
     return count
 
 
-def _index_of(shard: Path) -> ShardIndex:
-    path = index_path(shard)
-    if not shard.is_file():
-        raise ValueError(f"{shard}: no such shard")
-    if path.exists():
-        index = ShardIndex.load(path)
-        if index.tar_size == shard.stat().st_size:
-            return index
-    return scan(shard)
-
-
 class ShardReader:
     """Samples of many shards by number. Holds no handle until it reads, and takes none along when pickled."""
 
-    def __init__(self, urls: str | Path | Sequence[str | Path], cache: Path | None = None) -> None:
+    def __init__(self, urls: str | Path | Sequence[str | Path], cache: ShardCache | None = None) -> None:
+        """Indexes are read at once, remote shards fetched when they are first read."""
         self._open: OrderedDict[int, FileIO] = OrderedDict()
-        self.shards = [fetch(url, cache) for url in expand(urls)]
-        self.indexes = [_index_of(shard) for shard in self.shards]
+        self.cache = cache or ShardCache()
+        self.urls = expand(urls)
+        self.shards = [self.cache.path(url) for url in self.urls]
+        self.indexes = [self.cache.index(url) for url in self.urls]
         self.ends = np.cumsum([len(index) for index in self.indexes])
 
     def __len__(self) -> int:
@@ -222,7 +215,7 @@ class ShardReader:
                 if annotation.size != image.shape[:2]:
                     raise ValueError(f"{kind} has size {annotation.size}, its image {image.shape[:2]}")
         except DECODE_ERRORS as error:
-            raise CorruptSample(str(self.shards[shard]), key, str(error) or type(error).__name__) from error
+            raise CorruptSample(self.urls[shard], key, str(error) or type(error).__name__) from error
         return Sample(key, image, annotations)
 
     def read_image(self, shard: int, row: int) -> NDArray[np.uint8]:
@@ -255,7 +248,7 @@ class ShardReader:
 
     def _handle(self, shard: int) -> FileIO:
         if shard not in self._open:
-            self._open[shard] = FileIO(str(self.shards[shard]), "r")
+            self._open[shard] = FileIO(str(self.cache.fetch(self.urls[shard])), "r")
             if len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(shard)

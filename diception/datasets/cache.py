@@ -1,0 +1,150 @@
+"""Copies of remote shards on local disk: fetched when first read, by one process, and the oldest dropped for space."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import fsspec.core
+from filelock import FileLock
+from webdataset.gopen import gopen
+
+from diception.datasets.index import ShardIndex, index_path, scan
+from diception.datasets.urls import is_remote
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+"""Times that a fetch is tried."""
+WAIT = 1.0
+"""Seconds before the second attempt; four times as long before each further one."""
+
+
+class ShardCache:
+    """Where shards lie on local disk. Local ones lie where they are; remote ones need a folder.
+
+    Several processes may use one folder. A shard that is dropped while it is read stays readable through the open file.
+    """
+
+    def __init__(self, folder: Path | str | None = None, max_bytes: int | None = None) -> None:
+        """`max_bytes`: of the tars together; None: no limit. The index of each shard stays."""
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"a shard cache of {max_bytes} bytes is not possible, at least 1 is needed")
+        self.folder = None if folder is None else Path(folder)
+        self.max_bytes = max_bytes
+
+    def path(self, url: str) -> Path:
+        """Where the shard lies or will lie; nothing is fetched."""
+        if not is_remote(url):
+            return Path(url)
+        if self.folder is None:
+            raise ValueError(f"{url!r} is remote: a cache folder is needed (data.cache), shards are read at random")
+        if not url.startswith("pipe:") and not re.fullmatch(r"[A-Za-z0-9+.-]+://[\w./:@%+,=&?~-]+", url):
+            raise ValueError(f"url {url!r} has characters that are not allowed, percent-encode them")
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(url.split("?")[0]).name.removesuffix(".tar"))[-60:]
+        return self.folder / f"{stem}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.tar"
+
+    def index(self, url: str) -> ShardIndex:
+        """The shard's index: kept, fetched from beside the shard, or made from the shard itself."""
+        path = self.path(url)
+        if not is_remote(url):
+            return _local_index(path)
+        beside = index_path(path)
+        if not beside.exists():
+            self._fetch_index(url, beside)
+        return ShardIndex.load(beside)
+
+    def fetch(self, url: str) -> Path:
+        """The local file of a shard; ValueError where it cannot be fetched."""
+        path = self.path(url)
+        if not is_remote(url):
+            return path
+        with self._lock(path):
+            if path.exists():
+                os.utime(path)
+            else:
+                _retry(url, lambda: _copy(url, path))
+                self._make_room(path)
+        return path
+
+    def _fetch_index(self, url: str, beside: Path) -> None:
+        if not url.startswith("pipe:") and url.endswith(".tar"):
+            try:
+                _copy(url.removesuffix(".tar") + ".index.json", beside)
+                return
+            except (OSError, ValueError) as error:
+                log.info("%s has no index beside it (%s): the shard is fetched", url, error)
+        scan(self.fetch(url)).save(beside)
+
+    def _lock(self, path: Path) -> FileLock:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path.with_name(f".{path.name}.lock"))
+
+    def _make_room(self, newest: Path) -> None:
+        """Drops the shards that were asked for longest ago, never the newest."""
+        if self.max_bytes is None:
+            return
+        assert self.folder is not None
+        with self._lock(self.folder / "room"):
+            known = [(path.stat(), path) for path in self.folder.glob("*.tar")]
+            total = sum(stat.st_size for stat, _ in known)
+            for stat, path in sorted(known, key=lambda one: one[0].st_mtime_ns):
+                if total <= self.max_bytes:
+                    break
+                if path != newest:
+                    path.unlink(missing_ok=True)
+                    total -= stat.st_size
+
+
+def _local_index(shard: Path) -> ShardIndex:
+    """Of the file beside a local shard, if it fits, or else of the shard itself."""
+    path = index_path(shard)
+    if not shard.is_file():
+        raise ValueError(f"{shard}: no such shard")
+    if path.exists():
+        index = ShardIndex.load(path)
+        if index.tar_size == shard.stat().st_size:
+            return index
+    return scan(shard)
+
+
+def _retry(url: str, attempt: Callable[[], None]) -> None:
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return attempt()
+        except (OSError, ValueError) as error:
+            if number == ATTEMPTS or isinstance(error, FileNotFoundError | PermissionError):
+                raise ValueError(f"{url}: cannot be fetched: {error or type(error).__name__}") from error
+            log.warning("%s: attempt %d of %d failed: %s", url, number, ATTEMPTS, error)
+            time.sleep(WAIT * 4 ** (number - 1))
+
+
+def _copy(url: str, path: Path) -> None:
+    """Writes what a url gives, complete or not at all; webdataset runs `pipe:` commands, the rest is fsspec's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if url.startswith("pipe:"):
+            with gopen(url, "rb") as remote, open(temporary, "wb") as file:
+                shutil.copyfileobj(remote, file, 1 << 20)
+        else:
+            _get(url, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _get(url: str, path: Path) -> None:
+    system, place = fsspec.core.url_to_fs(url)
+    try:
+        system.get_file(place, str(path))
+    except OSError:
+        raise
+    except Exception as error:  # every kind of store has its own classes of errors
+        raise OSError(f"{type(error).__name__}: {error}") from error
