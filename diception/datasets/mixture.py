@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from diception.datasets.order import AUGMENT, BLOCK, ENCODE, NOISE, Order, Shuffle, Turn, generator, largest_remainder
 from diception.datasets.sample import CorruptSample, Example, Reader, Sample
 from diception.datasets.transforms import Augment, square
 from diception.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1000
-"""Slots in which the proportions are exact; also the finest weight, 1 / 1000."""
-MAX_CORRUPT = 0.01
-"""Share of a source's samples that may be corrupt before the stream stops."""
 MAX_UNSERVED = 1000
 """Samples in a row that cannot serve a task before the stream stops."""
-PATTERN, PERMUTATION, AUGMENT, ENCODE, NOISE = range(5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,27 +42,12 @@ class Pair:
     task: Task
     slots: int
     """Of every BLOCK positions, how many are this pair's."""
-    samples: NDArray[np.int64]
-    """(n,) numbers of the source's samples that have the task's kind of annotation."""
+    samples: Sequence[int] | NDArray[np.int64]
+    """(n,) numbers of the source's samples that have the task's kind of annotation, in the order of the shards."""
 
     @property
     def name(self) -> str:
         return f"{self.source.name}/{self.task.name}"
-
-
-def generator(seed: int, purpose: int, a: int, b: int = 0) -> np.random.Generator:
-    """Counter-based: key (seed, purpose), counter starts at (0, 0, a, b), so no two streams overlap."""
-    return np.random.Generator(np.random.Philox(key=seed | purpose << 64, counter=a << 128 | b << 192))
-
-
-def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
-    """Whole numbers that sum to `total` and are nearest to weights * total; the weights sum to 1."""
-    shares = [weight * total for weight in weights]
-    counts = [math.floor(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - shares[i])
-    for i in by_remainder[: total - sum(counts)]:
-        counts[i] += 1
-    return counts
 
 
 def _check_weights(what: str, weights: Mapping[str, float]) -> None:
@@ -102,10 +81,10 @@ def make_pairs(sources: Sequence[Source], tasks: Mapping[str, Task]) -> list[Pai
 class Stream(Dataset[Example]):
     """`stream[position]` is one encoded example.
 
-    Positions come in blocks of 1,000 slots. Every block holds each (source, task) pair exactly in proportion, in an
-    order shuffled per block. The k-th slot of a pair takes sample k % n of the pair's shuffle number k // n: each
-    sample once per epoch of the pair. A sample that turns out not to serve the task, or to be corrupt, hands its turn
-    to the next of the shuffle and is counted. The state of the stream is the next position, nothing else.
+    Positions come in blocks of 1,000 slots, each of which holds every (source, task) pair exactly in proportion
+    (order.Order); a pair draws each of its samples once per epoch (order.Shuffle). A sample that turns out not to serve
+    the task, or to be corrupt, hands its turn to the next of the shuffle and is counted. The state of the stream is the
+    next position, nothing else.
     """
 
     def __init__(
@@ -115,24 +94,27 @@ class Stream(Dataset[Example]):
         size: int,
         seed: int,
         augment: Augment | None = None,
+        max_corrupt: float = 0.01,
     ) -> None:
+        """`max_corrupt`: share of a source's samples that may be replaced before the stream stops with their list."""
         if not 0 <= seed < 1 << 64:
             raise ValueError(f"seed is {seed}, allowed is 0 to 2**64 - 1")
+        if not 0 <= max_corrupt <= 1:
+            raise ValueError(f"max_corrupt is {max_corrupt}, allowed is 0 to 1 (a share)")
         self.pairs = make_pairs(sources, tasks)
-        self.size, self.seed, self.augment = size, seed, augment or Augment()
+        self.order = Order([pair.slots for pair in self.pairs], seed)
+        self.size, self.seed, self.augment, self.max_corrupt = size, seed, augment or Augment(), max_corrupt
         self.faults: dict[str, dict[str, str]] = {}
         """Source -> sample -> what is wrong, as seen by this process."""
         self.unserved: dict[str, set[int]] = {pair.name: set() for pair in self.pairs}
         """Pair -> samples that cannot serve it, as seen by this process."""
         self._reads: Counter[str] = Counter()
-        self._pattern: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
-        self._shuffles: dict[str, tuple[int, NDArray[np.int64]]] = {}
 
     def __getitem__(self, position: int) -> Example:
         if position < 0:
             raise IndexError(f"position {position} is negative, a stream starts at 0")
-        pair, draw = self.locate(position)
-        sample, task = self._draw(pair, draw), pair.task
+        pair, turn = self.locate(position)
+        sample, task = self._draw(pair, turn), pair.task
         changed = self.augment(sample, self.size, generator(self.seed, AUGMENT, position))
         if self.augment.scale is not None and not task.serves(changed.annotations[task.kind]):
             # The crop has cut away everything the task needs.
@@ -143,40 +125,17 @@ class Stream(Dataset[Example]):
         noise_seed = int(generator(self.seed, NOISE, position).integers(1 << 63))
         return Example(image, target, task.name, sample.key, noise_seed)
 
-    def locate(self, position: int) -> tuple[Pair, int]:
-        """The pair at a position, and how many of its slots came before: nothing is read."""
-        block, slot = divmod(position, BLOCK)
-        if self._pattern is None or self._pattern[0] != block:
-            self._pattern = (block, *self._make_pattern(block))
-        _, order, ordinal = self._pattern
-        pair = self.pairs[order[slot]]
-        return pair, block * pair.slots + int(ordinal[slot])
+    def locate(self, position: int) -> tuple[Pair, Turn]:
+        """The pair at a position, and which of its draws: nothing is read."""
+        turn = self.order[position]
+        return self.pairs[turn.member], turn
 
-    def _make_pattern(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(BLOCK,) pair of each slot, and which of that pair's slots in this block it is."""
-        order = np.repeat(np.arange(len(self.pairs)), [pair.slots for pair in self.pairs])
-        generator(self.seed, PATTERN, block).shuffle(order)
-        ordinal = np.empty_like(order)
-        for number, pair in enumerate(self.pairs):
-            ordinal[order == number] = np.arange(pair.slots)
-        return order, ordinal
-
-    def _shuffle(self, pair: Pair, epoch: int) -> NDArray[np.int64]:
-        known = self._shuffles.get(pair.name)
-        if known is None or known[0] != epoch:
-            # Keyed on the pair's name, so that adding a source does not reshuffle the others.
-            number = zlib.crc32(pair.name.encode())
-            known = (epoch, generator(self.seed, PERMUTATION, epoch, number).permutation(pair.samples))
-            self._shuffles[pair.name] = known
-        return known[1]
-
-    def _draw(self, pair: Pair, draw: int) -> Sample:
-        """The pair's sample of this draw, or the next of its shuffle that can be read and serves."""
-        epoch, first = divmod(draw, len(pair.samples))
-        shuffled, skipped = self._shuffle(pair, epoch), self.unserved[pair.name]
+    def _draw(self, pair: Pair, turn: Turn) -> Sample:
+        """The pair's sample of this turn, or the next of its shuffle that can be read and serves."""
+        shuffle, skipped = Shuffle(pair.name, len(pair.samples), self.seed), self.unserved[pair.name]
         unserved = 0
-        for step in range(len(shuffled)):
-            number = int(shuffled[(first + step) % len(shuffled)])
+        for ahead in range(shuffle.part(turn)[1]):
+            number = int(pair.samples[shuffle(turn, ahead)])
             if number not in skipped:
                 try:
                     self._reads[pair.source.name] += 1
@@ -204,29 +163,33 @@ class Stream(Dataset[Example]):
             log.warning("corrupt sample replaced (%s): %s", source.name, error)
         # Of the whole source, or of what was read where that is enough to judge by.
         judged = min(len(source.reader), max(self._reads[source.name], 1000))
-        if len(faults) > MAX_CORRUPT * judged:
+        if len(faults) > self.max_corrupt * judged:
             listed = "\n".join(f"  {place}: {reason}" for place, reason in faults.items())
             raise RuntimeError(
                 f"source {source.name!r}: {len(faults)} corrupt of {judged} samples, "
-                f"at most {MAX_CORRUPT:.0%} are replaced:\n{listed}"
+                f"at most {self.max_corrupt:.1%} are replaced:\n{listed}"
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pattern": None, "_shuffles": {}}
 
 
 class PositionSampler(Sampler[list[int]]):
-    """Batches of positions for one rank: step s covers [s * B, (s + 1) * B), of which rank r takes r, r + world, ..."""
+    """Batches of positions for one rank: step s covers [s * B, (s + 1) * B), of which every rank takes each world-th.
 
-    def __init__(self, global_batch: int, start: int, stop: int, rank: int = 0, world: int = 1) -> None:
+    The ranks of a node, which follow each other, take positions that are alike modulo the number of nodes, so that a
+    node has logical streams of its own and reads shards of its own.
+    """
+
+    def __init__(self, global_batch: int, start: int, stop: int, rank: int = 0, world: int = 1, nodes: int = 1) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"rank is {rank}, allowed is 0 to {world - 1}")
+        if nodes < 1 or world % nodes:
+            raise ValueError(f"{world} ranks on {nodes} nodes, allowed is the same number of ranks on every node")
         if global_batch < 1 or global_batch % world:
             raise ValueError(f"global batch is {global_batch}, allowed are multiples of the {world} ranks")
         if not 0 <= start <= stop:
             raise ValueError(f"steps {start} to {stop} are not a range, allowed is 0 <= start <= stop")
         self.global_batch, self.start, self.stop = global_batch, start, stop
-        self.rank, self.world = rank, world
+        node, local = divmod(rank, world // nodes)
+        self.world, self.offset = world, node + nodes * local
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -234,4 +197,4 @@ class PositionSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.start, self.stop):
             first = step * self.global_batch
-            yield list(range(first + self.rank, first + self.global_batch, self.world))
+            yield list(range(first + self.offset, first + self.global_batch, self.world))

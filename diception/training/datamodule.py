@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from diception.config import AugmentConfig, DataConfig, SourceConfig, TrainConfig
+from diception.config import AugmentConfig, DataConfig, TrainConfig
+from diception.datasets.cache import ShardCache
 from diception.datasets.mixture import PositionSampler, Source, Stream
 from diception.datasets.sample import collate
 from diception.datasets.shards import ShardReader
@@ -38,7 +37,7 @@ class StreamModule(L.LightningDataModule):
         start = self.trainer.global_step * self.config.accumulate
         # Always of the full length: on resume Lightning counts the batches before as already fetched.
         stop = start + self.config.steps * self.config.accumulate
-        sampler = PositionSampler(part, start, stop, rank, ranks)
+        sampler = PositionSampler(part, start, stop, rank, ranks, self.config.nodes)
         workers = self.config.data.workers
         return DataLoader(
             self.stream,
@@ -51,16 +50,22 @@ class StreamModule(L.LightningDataModule):
         )
 
 
-def open_sources(configs: Sequence[SourceConfig]) -> list[Source]:
+def open_cache(data: DataConfig) -> ShardCache:
+    """Where copies of remote shards go."""
+    return ShardCache(data.cache or None, int(data.cache_gb * 1e9) or None)
+
+
+def open_sources(data: DataConfig) -> list[Source]:
     """Opens the shards of every source; a ValueError names what is missing."""
-    if not configs:
+    if not data.sources:
         raise ValueError("data.sources is empty; give at least one source with its shards, weight and tasks")
-    return [Source(c.name or c.shards, ShardReader(c.shards), c.weight, dict(c.tasks)) for c in configs]
+    cache = open_cache(data)
+    return [Source(c.name or c.shards, ShardReader(c.shards, cache), c.weight, dict(c.tasks)) for c in data.sources]
 
 
 def open_stream(data: DataConfig, tasks: dict[str, Task], seed: int) -> Stream:
     """The training stream of a config."""
-    return Stream(open_sources(data.sources), tasks, data.size, seed, build_augment(data.augment))
+    return Stream(open_sources(data), tasks, data.size, seed, build_augment(data.augment), data.max_corrupt)
 
 
 def build_augment(config: AugmentConfig) -> Augment:
@@ -72,8 +77,9 @@ def build_augment(config: AugmentConfig) -> Augment:
 def open_held_out(data: DataConfig, tasks: dict[str, Task]) -> list[HeldOut]:
     """Held-out samples of every task that a validation source names."""
     held_out = []
+    cache = open_cache(data)
     for config in data.validation:
-        reader = ShardReader(config.shards)
+        reader = ShardReader(config.shards, cache)
         for name in config.tasks:
             held_out.append(HeldOut(tasks[name], reader, data.validation_count, data.size))
     return held_out
