@@ -99,6 +99,10 @@ class TaskConfig:
     """Its token; empty: `[[image2<name>]]`."""
     encoding: str = ""
     """How its target is painted; empty: the type's default."""
+    negatives: float = 0.0
+    """For point and category segmentation: share of training samples whose target is empty."""
+    vocabulary: list[str] = field(default_factory=list)
+    """For category segmentation with negatives: what absent categories are drawn from; empty: COCO's 80."""
 
 
 @dataclass

@@ -69,7 +69,7 @@ class HeldOut:
     """
 
     def __init__(self, task: Task, reader: Reader, count: int, size: int, seed: int = 0):
-        self.task, self.reader, self.size, self.seed = task, reader, size, seed
+        self.task, self.reader, self.size, self.seed = task.measured(), reader, size, seed
         self.indices = self._serving(count)
 
     def share(self, rank: int, ranks: int) -> HeldOut:

@@ -463,6 +463,26 @@ def test_parts_of_a_person_that_no_limb_joins_stay_together() -> None:
     assert gaps[seen].max() < 6
 
 
+@pytest.mark.parametrize("name", ["semantic_segmentation", "point_segmentation"])
+def test_a_share_of_samples_may_ask_for_what_is_not_there(name: str) -> None:
+    truth = make("instances")
+    assert isinstance(truth, InstanceMasks)
+    task = dataclasses.replace(TASKS[name], negatives=0.25)
+    targets = [encode(task, truth, seed) for seed in range(400)]
+    empty = [target for target in targets if not target.rgb.any()]
+    assert 70 < len(empty) < 130  # 100 with a deviation of 9
+    for target in empty:
+        assert not target.truth.to_array().any() and target.valid.all()
+        assert not any(target.prompt.endswith(category) for category in truth.categories)
+        columns, rows = (target.points[target.point_mask] * SIZE).astype(int).T
+        assert not truth.masks[:, rows, columns].any()
+    assert all(encode(task.measured(), truth, seed).rgb.any() for seed in range(100))
+    few = dataclasses.replace(get_task("semantic_segmentation"), negatives=1.0, vocabulary=("cat", "dog", "owl"))
+    assert encode(few, truth).prompt == "[[image2semantic]] owl"
+    with pytest.raises(ValueError, match=r"negatives is 1\.5"):
+        dataclasses.replace(task, negatives=1.5)
+
+
 def test_a_label_without_a_colour_is_refused() -> None:
     with pytest.raises(ValueError, match="label 40; allowed: 0 to 12"):
         encode(task_for_kind("labels", "parts"), LabelMap(np.full((8, 8), 40)))

@@ -149,6 +149,10 @@ class Task(ABC):
         """Predictions that ignore the image, by name; `mean_rgb` (3, H, W) is the mean target of the same prompt."""
         return {"mean image": self.decode(mean_rgb)}
 
+    def measured(self) -> Task:
+        """The task without what only training needs, such as targets that are empty on purpose."""
+        return self
+
     def variants(self) -> list[Task]:
         """What an evaluation measures: the task itself, or the task under several conditions, each a protocol."""
         return [self]
@@ -164,6 +168,12 @@ class Task(ABC):
     def as_dict(self) -> dict[str, Any]:
         """All fields, for a JSON file."""
         return {"type": self.type_name, **asdict(self)}
+
+
+def check_share(name: str, value: float) -> None:
+    """ValueError unless the value is in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; allowed: 0 to 1 (a share)")
 
 
 def spread(values: NDArray[Any]) -> Array:

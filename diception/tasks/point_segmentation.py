@@ -12,7 +12,7 @@ from scipy import ndimage
 from diception.annotations import Annotation, BinaryMask, InstanceMasks
 from diception.colors import overlay_mask
 from diception.metrics import iou
-from diception.tasks.base import MAX_POINTS, Array, MeanEvaluator, Target, Task, spread
+from diception.tasks.base import MAX_POINTS, Array, MeanEvaluator, Target, Task, check_share, spread
 
 THRESHOLD = 0.5
 LEAST_SHARE = 0.002
@@ -32,11 +32,19 @@ class PointSegmentation(Task):
     takes_points: ClassVar[bool] = True
     num_points: int | None = None
     """A fixed number of points, for evaluation; None draws 1 to 5."""
+    negatives: float = 0.0
+    """Share of training samples whose points lie outside of all masks: nothing is painted. For data whose masks cover
+    all that points may mean."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_points is not None and not 1 <= self.num_points <= MAX_POINTS:
             raise ValueError(f"num_points is {self.num_points}; allowed: 1 to {MAX_POINTS}")
+        check_share(f"task {self.name!r}: negatives", self.negatives)
+
+    def measured(self) -> Task:
+        """Only points in objects."""
+        return replace(self, negatives=0.0)
 
     def serves(self, annotation: InstanceMasks) -> bool:
         return bool(annotation.masks.any())
@@ -45,11 +53,16 @@ class PointSegmentation(Task):
         shares = annotation.masks.mean(axis=(1, 2))
         large = np.flatnonzero(shares >= LEAST_SHARE)
         chosen = int(generator.choice(large)) if len(large) else int(shares.argmax())
-        mask = annotation.masks[chosen]
+        mask, category = annotation.masks[chosen], annotation.categories[chosen] or None
         count = int(generator.integers(1, MAX_POINTS + 1)) if self.num_points is None else self.num_points
         points = np.zeros((MAX_POINTS, 2), np.float32)
-        points[:count] = draw_points(mask, count, generator)
-        truth = BinaryMask(mask, annotation.categories[chosen] or None)
+        outside = np.asarray(~annotation.masks.any(axis=0))
+        if self.negatives and outside.any() and generator.random() < self.negatives:
+            points[:count] = draw_points(outside, count, generator)
+            mask, category = np.zeros_like(mask), None
+        else:
+            points[:count] = draw_points(mask, count, generator)
+        truth = BinaryMask(mask, category)
         used = np.arange(MAX_POINTS) < count
         return Target(spread(mask), np.ones(mask.shape, bool), self.prompt(), truth, points, used)
 

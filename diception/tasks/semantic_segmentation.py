@@ -11,26 +11,43 @@ from numpy.typing import NDArray
 from diception.annotations import InstanceMasks
 from diception.colors import overlay_masks
 from diception.metrics import iou
-from diception.tasks.base import Array, Evaluator, Target, Task
+from diception.tasks.base import Array, Evaluator, Target, Task, check_share
+from diception.tasks.categories import COCO_CATEGORIES
 from diception.tasks.instances import ENCODINGS, MaskRecords, paint, read
 
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticSegmentation(Task):
-    """One category of the image is drawn per sample."""
+    """One category of the image is drawn per sample, or, in a share of training samples, one that is not there."""
 
     type_name: ClassVar[str] = "semantic_segmentation"
     kind: ClassVar[str] = "instances"
     encodings: ClassVar[tuple[str, ...]] = ENCODINGS
     released_encoding: ClassVar[str] = "random"
     takes_category: ClassVar[bool] = True
+    negatives: float = 0.0
+    """Share of training samples that ask for an absent category: nothing is painted. Without any, a model paints
+    something whatever it is asked for. The data must mark every object of the vocabulary's categories."""
+    vocabulary: tuple[str, ...] = ()
+    """What absent categories are drawn from; empty: COCO's 80."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(f"task {self.name!r}: negatives", self.negatives)
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+
+    def measured(self) -> Task:
+        """Only categories that are there: their IoU means something."""
+        return replace(self, negatives=0.0)
 
     def serves(self, annotation: InstanceMasks) -> bool:
         return any(c and mask.any() for c, mask in zip(annotation.categories, annotation.masks, strict=True))
 
     def encode(self, annotation: InstanceMasks, generator: np.random.Generator) -> Target:
         present = sorted({c for c, m in zip(annotation.categories, annotation.masks, strict=True) if c and m.any()})
-        category = present[int(generator.integers(len(present)))]
+        absent = sorted(set(self.vocabulary or COCO_CATEGORIES) - set(annotation.categories))
+        asked = absent if self.negatives and absent and generator.random() < self.negatives else present
+        category = asked[int(generator.integers(len(asked)))]
         truth = annotation.of_category(category)
         rgb = paint(truth, self.encoding, generator)
         return Target(rgb, np.ones(annotation.size, bool), self.prompt(category), truth)
