@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -272,3 +273,36 @@ def test_batch_shapes_and_moving(shards: str) -> None:
         collate([])
     with pytest.raises(ValueError, match="one size"):
         collate([stream[0], make_stream(shards, size=40)[1]])
+
+
+class Virtual:
+    """Any number of samples, each made when it is read."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, i: int, kinds=None, **options) -> Sample:
+        sample = make_sample(0, size=16)
+        return Sample(f"v{i}", sample.image, {"depth": sample.annotations["depth"]})
+
+    def kinds(self, i: int) -> frozenset[str]:
+        return frozenset(("depth",))
+
+    def serving(self, kind: str) -> range:
+        return range(self.count)
+
+
+def test_a_million_samples_cost_no_more_memory_than_a_thousand() -> None:
+    def peak(count: int) -> int:
+        stream = Stream([Source("v", Virtual(count), 1.0, {"depth": 1.0})], TASKS, 16, 0)
+        tracemalloc.start()
+        keys = {stream[position].key for position in range(0, 20_000, 67)}
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(keys) > 250
+        return size
+
+    assert peak(10**6) < peak(10**3) + 10_000_000  # the shuffles in use, 16 KB each
