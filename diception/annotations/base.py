@@ -52,12 +52,16 @@ class Annotation(ABC):
         """Reads what `to_bytes` gives."""
 
 
+def nearest_index(source: int, target: int) -> NDArray[np.int64]:
+    """(target,): pixel i takes source pixel floor((i + .5) * source / target)."""
+    return (2 * np.arange(target) + 1) * source // (2 * target)
+
+
 def nearest(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """(..., H, W) to (..., height, width): pixel i takes source pixel floor((i + .5) * source / target)."""
+    """(..., H, W) to (..., height, width) by `nearest_index`."""
     rows, columns = array.shape[-2:]
-    down = (2 * np.arange(height) + 1) * rows // (2 * height)
-    across = (2 * np.arange(width) + 1) * columns // (2 * width)
-    return np.ascontiguousarray(array[..., down[:, None], across])
+    # One axis after the other is several times as fast as both at once; OpenCV's exact nearest takes other pixels.
+    return array.take(nearest_index(rows, height), axis=-2).take(nearest_index(columns, width), axis=-1)
 
 
 def bilinear(array: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
@@ -67,10 +71,14 @@ def bilinear(array: NDArray[Any], height: int, width: int) -> NDArray[np.float32
     return np.array(resized, np.float32).reshape(*array.shape[:-2], height, width)
 
 
+def check_window(size: Size, top: int, left: int, height: int, width: int) -> None:
+    """ValueError where a window leaves the size."""
+    if min(top, left, height - 1, width - 1) < 0 or top + height > size[0] or left + width > size[1]:
+        raise ValueError(f"crop {(top, left, height, width)} (top, left, height, width) leaves size {size}")
+
+
 def window(array: NDArray[Any], top: int, left: int, height: int, width: int) -> NDArray[Any]:
-    rows, columns = array.shape[-2:]
-    if min(top, left, height - 1, width - 1) < 0 or top + height > rows or left + width > columns:
-        raise ValueError(f"crop {(top, left, height, width)} (top, left, height, width) leaves size {(rows, columns)}")
+    check_window(array.shape[-2:], top, left, height, width)
     return np.ascontiguousarray(array[..., top : top + height, left : left + width])
 
 

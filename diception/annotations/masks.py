@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from diception.annotations.base import Annotation, Size, bilinear, from_png, mirror, nearest, plane_size, to_png, window
+from diception.annotations.base import (
+    Annotation,
+    Size,
+    bilinear,
+    check_window,
+    from_png,
+    mirror,
+    nearest,
+    nearest_index,
+    plane_size,
+    to_png,
+    window,
+)
+from diception.annotations.runs import StoredMasks, read_runs, select_masks
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,7 +74,11 @@ def _resize_masks(masks: NDArray[np.bool_], height: int, width: int, smooth: boo
 
 @dataclass(eq=False)
 class InstanceMasks(Annotation):
-    """Objects of an image, each a mask; masks may overlap, there may be none."""
+    """Objects of an image, each a mask; masks may overlap, there may be none.
+
+    Masks that come from a shard are painted when they are first asked for: of a large picture that is cropped and made
+    smaller, only the pixels that are left.
+    """
 
     kind: ClassVar[str] = "instances"
     suffix: ClassVar[str] = "instances.json"
@@ -69,9 +86,11 @@ class InstanceMasks(Annotation):
     """(K, H, W)."""
     categories: tuple[str, ...]
     """One per mask; "" where unknown."""
-    scores: NDArray[np.float32] | None = None
-    """(K,), of predictions."""
+    scores: NDArray[np.float32] | None = field(default_factory=lambda: None)
+    """(K,), of predictions. No plain default: that would hide it from `__getattr__`."""
     size: Size = field(init=False, repr=False)
+    _stored: StoredMasks | None = field(default=None, init=False, repr=False)
+    """What the fields are painted from, until they are."""
 
     def __post_init__(self) -> None:
         self.masks = np.asarray(self.masks, bool)
@@ -86,16 +105,32 @@ class InstanceMasks(Annotation):
     def __len__(self) -> int:
         return len(self.masks)
 
+    def __getattr__(self, name: str) -> Any:
+        """Paints what is stored when one of the fields is asked for."""
+        if name not in ("masks", "categories", "scores") or self._stored is None:
+            raise AttributeError(name)
+        for field_name, value in self._stored.paint().items():
+            setattr(self, field_name, value)
+        self._stored = None
+        return getattr(self, name)
+
+    @classmethod
+    def _of(cls, stored: StoredMasks) -> Self:
+        made = cls.__new__(cls)
+        made._stored, made.size = stored, (len(stored.rows), len(stored.columns))
+        return made
+
     @property
     def areas(self) -> NDArray[np.int64]:
         """(K,) pixels of each mask."""
+        if self._stored is not None and self._stored.whole:
+            return np.array([runs.area for runs in self._stored.runs], np.int64)
         return np.array([np.count_nonzero(mask) for mask in self.masks], np.int64)
 
     def select(self, chosen: NDArray[Any]) -> InstanceMasks:
         """The masks that a boolean (K,) or an array of indices picks."""
-        indices = np.arange(len(self))[chosen]
-        scores = None if self.scores is None else self.scores[indices]
-        return InstanceMasks(self.masks[indices], tuple(self.categories[i] for i in indices), scores)
+        fields = {"masks": self.masks, "categories": self.categories, "scores": self.scores}
+        return InstanceMasks(**select_masks(fields, np.arange(len(self))[chosen]))
 
     def of_category(self, name: str) -> InstanceMasks:
         """The masks of one category."""
@@ -106,6 +141,14 @@ class InstanceMasks(Annotation):
         names = set(self.categories)
         return BinaryMask(np.asarray(self.masks.any(axis=0)), names.pop() if len(names) == 1 else None)
 
+    def _view(self, rows: Any, columns: Any, whole: bool = False) -> Self | None:
+        """These rows and columns of what is stored; None where it is painted already."""
+        if self._stored is None:
+            return None
+        stored = self._stored
+        whole = whole and stored.whole
+        return self._of(replace(stored, rows=stored.rows[rows], columns=stored.columns[columns], whole=whole))
+
     def _with(self, masks: NDArray[np.bool_]) -> Self:
         """These masks in place of the own ones; what has become empty is dropped."""
         kept = InstanceMasks(masks, self.categories, self.scores).select(np.flatnonzero(masks.any(axis=(1, 2))))
@@ -113,14 +156,19 @@ class InstanceMasks(Annotation):
 
     def crop(self, top: int, left: int, height: int, width: int) -> Self:
         """Masks that lie outside are dropped."""
-        return self._with(window(self.masks, top, left, height, width))
+        check_window(self.size, top, left, height, width)
+        view = self._view(slice(top, top + height), slice(left, left + width))
+        return view if view is not None else self._with(window(self.masks, top, left, height, width))
 
     def resize(self, height: int, width: int, smooth: bool = False) -> Self:
         """Masks too small to be seen at the new size are dropped."""
-        return self._with(_resize_masks(self.masks, height, width, smooth))
+        rows, columns = self.size
+        view = None if smooth else self._view(nearest_index(rows, height), nearest_index(columns, width))
+        return view if view is not None else self._with(_resize_masks(self.masks, height, width, smooth))
 
     def hflip(self) -> Self:
-        return replace(self, masks=mirror(self.masks))
+        view = self._view(slice(None), slice(None, None, -1), whole=True)
+        return view if view is not None else replace(self, masks=mirror(self.masks))
 
     def to_array(self) -> NDArray[Any]:
         return self.masks
@@ -141,12 +189,12 @@ class InstanceMasks(Annotation):
         entries = content["instances"]
         if min(height, width) < 1 or len(entries) * height * width > MAX_VALUES:
             raise ValueError(f"{len(entries)} masks of {height} x {width} pixels; at most {MAX_VALUES} values are read")
-        rles = [{"size": [height, width], "counts": entry["rle"].encode("ascii")} for entry in entries]
-        masks = coco_mask.decode(cast(Any, rles)).transpose(2, 0, 1) if rles else np.zeros((0, height, width))
+        runs = [read_runs(entry["rle"], (height, width)) for entry in entries]
         scores = [entry["score"] for entry in entries]
         known = len(scores) > 0 and all(score is not None for score in scores)
         categories = tuple(str(entry["category"]) for entry in entries)
-        return cls(np.ascontiguousarray(masks, bool), categories, np.array(scores, np.float32) if known else None)
+        found = np.array(scores, np.float32) if known else None
+        return cls._of(StoredMasks(runs, categories, found, np.arange(height), np.arange(width)))
 
 
 def encode_rle(masks: NDArray[np.bool_]) -> list[Any]:

@@ -58,6 +58,8 @@ class NormalMap(Annotation):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        stored = from_png(data, "RGB").transpose(2, 0, 1)
-        normals = np.where(stored.any(axis=0), stored.astype(np.float32) / np.float32(127.5) - 1, 0)
-        return cls(normals.astype(np.float32))
+        stored = np.ascontiguousarray(from_png(data, "RGB").transpose(2, 0, 1))
+        normals = np.divide(stored, 127.5, dtype=np.float32)
+        normals -= 1
+        np.copyto(normals, 0, where=(stored[0] | stored[1] | stored[2]) == 0)
+        return cls(normals)

@@ -88,4 +88,5 @@ class RGBImage(Annotation):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        return cls(from_png(data, "RGB").transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+        stored = np.ascontiguousarray(from_png(data, "RGB").transpose(2, 0, 1))
+        return cls(np.divide(stored, 255, dtype=np.float32))

@@ -36,14 +36,18 @@ def open_image(source: bytes | Path) -> Image.Image:
     where = f"{source}: " if isinstance(source, Path) else ""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"image has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are allowed")
+            _check_pixels(image)
             image.load()
             return image
     except FileNotFoundError as error:
         raise ValueError(f"{where}no such file") from error
     except DECODE_ERRORS as error:
         raise ValueError(f"{where}image does not decode: {error}") from error
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"image has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are allowed")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -72,6 +76,38 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 def read_image(source: bytes | Path) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 of encoded bytes or a file."""
     return to_rgb(open_image(source))
+
+
+def read_reduced(
+    data: bytes, at_least: int
+) -> tuple[NDArray[np.uint8], tuple[int, int], tuple[float, float, float, float]]:
+    """`read_image` at 1, 1/2, 1/4 or 1/8 of its scale, with both sides at least `at_least` where they are as stored.
+
+    Only JPEG can be decoded smaller; all else comes as stored.
+
+    Returns:
+        (h, w, 3) uint8; (H, W) as stored; and (left, top, right, bottom) of the stored picture in the decoded one: a
+        side that the scale does not divide ends inside its last pixel.
+    """
+    if at_least < 1:
+        raise ValueError(f"at_least is {at_least}, at least 1 is needed")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            _check_pixels(image)
+            drafted = image.draft(image.mode, (at_least, at_least))
+            across, down = drafted[1][2:] if drafted is not None else (width, height)
+            turn = image.getexif().get(ORIENTATION, 1)
+            image.load()
+            decoded = to_rgb(image)
+    except DECODE_ERRORS as error:
+        raise ValueError(f"image does not decode: {error}") from error
+    if turn >= 5:
+        width, height, across, down = height, width, down, across
+    # What is turned or mirrored has its incomplete pixels on the other side.
+    left = decoded.shape[1] - across if turn in (2, 3, 6, 7) else 0.0
+    top = decoded.shape[0] - down if turn in (3, 4, 7, 8) else 0.0
+    return decoded, (height, width), (left, top, left + across, top + down)
 
 
 def read_file(path: Path) -> tuple[NDArray[np.uint8], tuple[str, bytes] | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,9 +17,22 @@ if TYPE_CHECKING:
     from diception.tasks.base import Target
 
 
+class Reduced(NamedTuple):
+    """How an image that was decoded at a smaller scale than it is stored at stands for its sample."""
+
+    size: tuple[int, int]
+    """(H, W) of the sample, which its annotations have."""
+    box: tuple[float, float, float, float]
+    """(left, top, right, bottom) of the sample in the decoded image, in its pixels."""
+
+
 @dataclass(eq=False)
 class Sample:
-    """One stored image with what is known about it; every annotation has the size of the image."""
+    """One stored image with what is known about it; every annotation has the size of the image.
+
+    Read for training, the image may be decoded smaller (`reduced`); every annotation keeps the size as stored, and
+    `transforms` cut the same window from both.
+    """
 
     key: str
     image: NDArray[np.uint8]
@@ -28,11 +41,12 @@ class Sample:
     """By kind: "depth", "normal", "mask", "instances", "pose", "labels", "image"."""
     encoded: tuple[str, bytes] | None = None
     """(ending, bytes) of the file that `image` was read from, to be stored as they are; None: `image` is encoded."""
+    reduced: Reduced | None = None
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) of the image."""
-        return self.image.shape[0], self.image.shape[1]
+        """(H, W) of the image as stored, and of the annotations."""
+        return self.reduced.size if self.reduced is not None else (self.image.shape[0], self.image.shape[1])
 
 
 class CorruptSample(ValueError):
@@ -62,6 +76,22 @@ class Reader(Protocol):
     def serving(self, kind: str) -> NDArray[np.int64]:
         """(n,) numbers of the samples that have this kind, in order."""
         ...
+
+
+@runtime_checkable
+class ReducingReader(Protocol):
+    """A reader that can decode images smaller than they are stored."""
+
+    def read_reduced(self, i: int, kinds: Collection[str] | None, at_least: int) -> Sample:
+        """`Reader.read`, but the image may be decoded smaller while both its sides have `at_least` pixels."""
+        ...
+
+
+def read_reduced(reader: Reader, i: int, kinds: Collection[str] | None, at_least: int) -> Sample:
+    """A sample whose image need not have more than `at_least` pixels a side; as stored where the reader cannot."""
+    if isinstance(reader, ReducingReader):
+        return reader.read_reduced(i, kinds, at_least)
+    return reader.read(i, kinds)
 
 
 class MemoryReader:

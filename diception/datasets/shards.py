@@ -20,9 +20,9 @@ from webdataset.writer import TarWriter
 
 from diception.annotations import KINDS, Annotation
 from diception.datasets.cache import ShardCache
-from diception.datasets.images import DECODE_ERRORS, IMAGE_SUFFIXES, ImageFormat, encode_rgb, read_image
+from diception.datasets.images import DECODE_ERRORS, IMAGE_SUFFIXES, ImageFormat, encode_rgb, read_image, read_reduced
 from diception.datasets.index import ShardIndex, check_key, index_path, scan
-from diception.datasets.sample import CorruptSample, Sample
+from diception.datasets.sample import CorruptSample, Reduced, Sample
 from diception.datasets.urls import expand
 
 KIND_OF_SUFFIX = {annotation.suffix: kind for kind, annotation in KINDS.items()}
@@ -205,25 +205,39 @@ class ShardReader:
         return np.flatnonzero(np.concatenate([index.has(suffix) for index in self.indexes])).astype(np.int64)
 
     def read(self, i: int, kinds: Collection[str] | None = None) -> Sample:
+        return self._read(i, kinds, lambda key, data: Sample(key, read_image(data)))
+
+    def read_reduced(self, i: int, kinds: Collection[str] | None, at_least: int) -> Sample:
+        def decode(key: str, data: bytes) -> Sample:
+            image, size, box = read_reduced(data, at_least)
+            return Sample(key, image, reduced=Reduced(size, box) if image.shape[:2] != size else None)
+
+        return self._read(i, kinds, decode)
+
+    def _read(self, i: int, kinds: Collection[str] | None, decode: Callable[[str, bytes], Sample]) -> Sample:
         shard, row = self.locate(i)
         key = self.indexes[shard].key(row)
         chosen = self.kinds(i) if kinds is None else self.kinds(i) & frozenset(kinds)
         try:
-            image = self.read_image(shard, row)
-            annotations = {kind: self.read_annotation(shard, row, kind) for kind in sorted(chosen)}
-            for kind, annotation in annotations.items():
-                if annotation.size != image.shape[:2]:
-                    raise ValueError(f"{kind} has size {annotation.size}, its image {image.shape[:2]}")
+            sample = decode(key, self._image_bytes(shard, row))
+            for kind in sorted(chosen):
+                annotation = self.read_annotation(shard, row, kind)
+                if annotation.size != sample.size:
+                    raise ValueError(f"{kind} has size {annotation.size}, its image {sample.size}")
+                sample.annotations[kind] = annotation
         except DECODE_ERRORS as error:
             raise CorruptSample(self.urls[shard], key, str(error) or type(error).__name__) from error
-        return Sample(key, image, annotations)
+        return sample
 
-    def read_image(self, shard: int, row: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8; raises one of DECODE_ERRORS."""
+    def _image_bytes(self, shard: int, row: int) -> bytes:
         suffix = self.indexes[shard].image_suffix(row)
         if suffix is None:
             raise ValueError(f"no image, allowed are {', '.join(IMAGE_SUFFIXES)}")
-        return read_image(self.read_member(shard, row, suffix))
+        return self.read_member(shard, row, suffix)
+
+    def read_image(self, shard: int, row: int) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8; raises one of DECODE_ERRORS."""
+        return read_image(self._image_bytes(shard, row))
 
     def read_annotation(self, shard: int, row: int, kind: str) -> Annotation:
         """One annotation with the fields that lie in meta.json; raises one of DECODE_ERRORS."""

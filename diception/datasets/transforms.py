@@ -5,25 +5,54 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from diception.datasets.sample import Sample
+from diception.datasets.sample import Reduced, Sample
 
 
 def resize(sample: Sample, height: int, width: int) -> Sample:
     """Squash to (height, width): the image antialiased, annotations by nearest."""
     if min(height, width) < 1:
         raise ValueError(f"size ({height}, {width}) must be at least 1 x 1")
-    if sample.size == (height, width):
+    if sample.size == (height, width) and sample.reduced is None:
         return sample
-    image = Image.fromarray(sample.image).resize((width, height), Image.Resampling.BILINEAR)
-    return Sample(
-        sample.key,
-        np.array(image),
-        {kind: annotation.resize(height, width) for kind, annotation in sample.annotations.items()},
-    )
+    image = sample.image if sample.reduced is None else cut(sample.image, sample.reduced.box, height, width)
+    image = resample(image, height, width)
+    return Sample(sample.key, image, {kind: a.resize(height, width) for kind, a in sample.annotations.items()})
+
+
+def resample(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """(H, W, 3) to (height, width, 3): an axis that shrinks by the mean of what a pixel covers, others bilinear."""
+    rows, columns = image.shape[:2]
+    smaller = (min(width, columns), min(height, rows))
+    for size, method in ((smaller, cv2.INTER_AREA), ((width, height), cv2.INTER_LINEAR)):
+        if image.shape[1::-1] != size:
+            image = np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
+    return image
+
+
+def cut(image: NDArray[np.uint8], box: tuple[float, float, float, float], height: int, width: int) -> NDArray[np.uint8]:
+    """The window (left, top, right, bottom), which may begin and end inside pixels.
+
+    It comes in its own pixels if these are whole, otherwise with (height, width).
+    """
+    left, top, right, bottom = box
+    x, y, across, down = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+    image = image[y:down, x:across]
+    if (x, y, across, down) == box:
+        return image
+    # Made smaller first, with the pixels that are cut, then moved by less than a pixel.
+    rows = min(round((down - y) * height / (bottom - top)), down - y)
+    columns = min(round((across - x) * width / (right - left)), across - x)
+    small = resample(image, rows, columns)
+    scale_x, scale_y = columns / (across - x), rows / (down - y)
+    a, d = (right - left) / width * scale_x, (bottom - top) / height * scale_y
+    matrix = np.array([[a, 0, a / 2 + (left - x) * scale_x - 0.5], [0, d, d / 2 + (top - y) * scale_y - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(small, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.uint8)
 
 
 def square(sample: Sample, size: int) -> Sample:
@@ -36,15 +65,24 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     rows, columns = sample.size
     if min(top, left, height - 1, width - 1) < 0 or top + height > rows or left + width > columns:
         raise ValueError(f"crop {(top, left, height, width)} (top, left, height, width) leaves the image {sample.size}")
-    image = np.ascontiguousarray(sample.image[top : top + height, left : left + width])
     annotations = {kind: a.crop(top, left, height, width) for kind, a in sample.annotations.items()}
-    return Sample(sample.key, image, annotations)
+    if sample.reduced is None:
+        image = np.ascontiguousarray(sample.image[top : top + height, left : left + width])
+        return Sample(sample.key, image, annotations)
+    x, y, right, bottom = sample.reduced.box
+    across, down = (right - x) / sample.size[1], (bottom - y) / sample.size[0]
+    window = (x + left * across, y + top * down, x + (left + width) * across, y + (top + height) * down)
+    return Sample(sample.key, sample.image, annotations, reduced=Reduced((height, width), window))
 
 
 def hflip(sample: Sample) -> Sample:
     """Mirror left and right."""
     image = np.ascontiguousarray(sample.image[:, ::-1])
-    return Sample(sample.key, image, {kind: a.hflip() for kind, a in sample.annotations.items()})
+    reduced = sample.reduced
+    if reduced is not None:
+        left, top, right, bottom = reduced.box
+        reduced = Reduced(reduced.size, (image.shape[1] - right, top, image.shape[1] - left, bottom))
+    return Sample(sample.key, image, {kind: a.hflip() for kind, a in sample.annotations.items()}, reduced=reduced)
 
 
 def jitter(image: NDArray[np.uint8], strength: float, generator: np.random.Generator) -> NDArray[np.uint8]:
@@ -91,6 +129,10 @@ class Augment:
         if self.photometric > 0:
             sample = Sample(sample.key, jitter(sample.image, self.photometric, generator), sample.annotations)
         return sample
+
+    def at_least(self, size: int) -> int:
+        """Pixels a side that an image needs, so that its smallest crop has `size`."""
+        return size if self.scale is None else math.ceil(size / math.sqrt(self.scale[0] / self.ratio))
 
     def _window(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int, int, int]:
         assert self.scale is not None
