@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -109,6 +110,64 @@ def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mon
             io.save_checkpoint({"a": torch.zeros(3)}, tmp_path / "checkpoints" / "step_00000002.ckpt")
     assert newest_checkpoint(tmp_path) == path
     assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(3))
+
+
+def test_a_damaged_checkpoint_is_passed_over(train_config: TrainConfig) -> None:
+    whole = train(train_config)
+    folder = Path(train_config.run)
+    newest, before = (folder / "checkpoints" / f"step_{step:08d}.ckpt" for step in (6, 4))
+    assert whole is not None and newest_checkpoint(folder) == newest
+    wanted = weights(whole)
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert newest_checkpoint(folder) == before
+    again = train(train_config)
+    assert again is not None
+    assert_equal(wanted, weights(again))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(train_config: TrainConfig, tmp_path: Path) -> None:
+    whole = train(replace(train_config, run=str(tmp_path / "whole")))
+    _train_until(train_config, 2)
+    before = newest_checkpoint(Path(train_config.run))
+    assert before is not None and before.stem == "step_00000002"
+    save_config(train_config, tmp_path / "full.yaml")
+    code = "import sys; from diception.cli import main; sys.exit(main(['train', sys.argv[1]]))"
+    command = [sys.executable, "-c", code, str(tmp_path / "full.yaml")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    def quota() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    ended = subprocess.run(command, env=environment, preexec_fn=quota, capture_output=True, text=True)
+    last = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode == 1 and last.startswith("diception train: ") and "step_00000004.ckpt cannot be" in last
+    assert newest_checkpoint(Path(train_config.run)) == before
+    assert [path.name for path in before.parent.iterdir()] == [before.name]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert whole is not None
+    assert_equal(weights(whole), weights(Path(train_config.run) / "model"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_the_run_with_a_checkpoint_and_it_goes_on(
+    train_config: TrainConfig, tmp_path: Path, number: signal.Signals
+) -> None:
+    whole = train(replace(train_config, run=str(tmp_path / "whole")))
+    config = replace(train_config, checkpoint_every=1000)
+
+    class Kill(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step == 3:
+                os.kill(os.getpid(), number)
+
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)]
+    assert train(config, [Kill()]) is None
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+    path = newest_checkpoint(Path(config.run))
+    assert path is not None and path.stem == "step_00000004" and not (Path(config.run) / "model").exists()
+    model = train(config)
+    assert whole is not None and model is not None
+    assert_equal(weights(whole), weights(model))
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="gloo is not built in")

@@ -15,7 +15,8 @@ def main(arguments: list[str]) -> None:
     if not arguments:
         raise SystemExit(__doc__)
     config = load_config(arguments[0], arguments[1:], TrainConfig)
-    print(f"model: {train(config)}")
+    path = train(config)
+    print(f"model: {path}" if path else "stopped; the same command goes on")
 
 
 if __name__ == "__main__":

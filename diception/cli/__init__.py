@@ -50,6 +50,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"diception {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if os.environ.get("DICEPTION_DEBUG"):
+            raise
+        print(f"diception {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"diception {arguments.command}: interrupted; the same command continues where it can", file=sys.stderr)
         return 130

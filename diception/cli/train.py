@@ -14,4 +14,5 @@ def run(arguments: argparse.Namespace) -> None:
     from diception.config import TrainConfig, load_config
     from diception.training.run import train
 
-    print(f"model: {train(load_config(arguments.config, arguments.overrides, TrainConfig))}")
+    path = train(load_config(arguments.config, arguments.overrides, TrainConfig))
+    print(f"model: {path}" if path else "stopped; the same command goes on")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 
@@ -16,11 +21,17 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """Writes beside the final name first, so that a kill never leaves half a file under it."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """OSError, naming the file, where it cannot be written; nothing of it is left then."""
         partial = Path(f"{path}{PARTIAL}")
-        super().save_checkpoint(checkpoint, partial, storage_options)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())  # on disk before it has its name
-        os.replace(partial, path)
+        try:
+            super().save_checkpoint(checkpoint, partial, storage_options)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())  # on disk before it has its name
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            partial.unlink(missing_ok=True)
+            free = f"{shutil.disk_usage(partial.parent).free / 1e6:.0f} MB"
+            raise OSError(f"{path} cannot be written ({free} are free), those before it are whole: {error}") from error
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -29,9 +40,12 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of a run folder with the most steps."""
-    found = sorted((folder / "checkpoints").glob("step_*.ckpt"))
-    return found[-1] if found else None
+    """The checkpoint of a run folder with the most steps; one that is cut off or not a checkpoint is passed over."""
+    for path in sorted((folder / "checkpoints").glob("step_*.ckpt"), reverse=True):
+        if zipfile.is_zipfile(path):
+            return path
+        log.warning("%s is damaged and passed over", path)
+    return None
 
 
 def drop_oldest(folder: Path, kept: int) -> None:

@@ -20,14 +20,14 @@ from diception.model.checkpoint import save_model
 from diception.model.diception import Diception
 from diception.model.lora import save_adapter
 from diception.training.build import build_model, build_tasks, check_same_run
-from diception.training.callbacks import Progress, TimeLimit, Validation
+from diception.training.callbacks import Progress, Stop, Validation
 from diception.training.checkpoints import WholeCheckpointIO, keep_checkpoints, newest_checkpoint
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
 from diception.training.module import DiceptionModule
 from diception.training.optim import EMA
 
 
-def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path:
+def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | None:
     """Trains from the config and writes `<run>/model` (or `<run>/adapter`); the same call resumes.
 
     Args:
@@ -35,7 +35,8 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path:
         callbacks: more of Lightning's callbacks, for example one that stops early.
 
     Returns:
-        The folder of the trained model, with the averaged weights.
+        The folder of the trained model, with the averaged weights; None where a signal stopped the run, which has
+        left a checkpoint and goes on when it is called again.
 
     Raises:
         ValueError: the config names something that is not there, or does not fit together.
@@ -44,6 +45,8 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path:
     tasks = build_tasks(config, model)
     stream = open_stream(config.data, tasks, config.seed)
     module = fit(model, stream, open_held_out(config.data, tasks), config, callbacks)
+    if any(callback.asked for callback in module.trainer.callbacks if isinstance(callback, Stop)):  # type: ignore[attr-defined]
+        return None
     used = {name for source in config.data.sources for name in source.tasks}
     known = {entry["name"]: entry for entry in model.settings.tasks}
     known |= {name: tasks[name].as_dict() for name in sorted(used)}
@@ -69,8 +72,8 @@ def fit(
     check_same_run(config, folder / "config.yaml")
     checkpoint = newest_checkpoint(folder)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    limit = [TimeLimit(config.max_minutes, folder, config.keep_checkpoints)] if config.max_minutes else []
-    trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks, *limit], checkpoint)
+    stop = Stop(config.max_minutes, folder, config.keep_checkpoints)
+    trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks, stop], checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero:
         save_config(config, folder / "config.yaml")
