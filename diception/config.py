@@ -137,6 +137,11 @@ class OptimConfig:
     """AdamW's decay rates."""
     clip: float = 1.0
     """Gradient norm is clipped to this; 0 means never."""
+    spike: float = 20.0
+    """A step whose gradient norm exceeds the median of the last hundred so many times is skipped, as is one that is not
+    finite; 0 skips only the latter."""
+    max_skipped: int = 20
+    """So many skipped steps among the last thousand end the run."""
     ema: float = 0.999
     """Decay of the moving average of the trained weights, ramped up from 0; 0 means no average."""
 

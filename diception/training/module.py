@@ -12,6 +12,7 @@ from diception.config import TrainConfig
 from diception.datasets.sample import Batch
 from diception.flow import add_noise, draw, flow_matching_loss, latent_weight, velocity_target
 from diception.model.diception import Diception
+from diception.training.guard import Guard
 from diception.training.optim import build_optimizer, build_schedule
 
 SIGMA_BANDS = (0.25, 0.5, 0.75, 0.999)
@@ -24,10 +25,13 @@ class DiceptionModule(L.LightningModule):
         super().__init__()
         self.model = model
         self.config = config
+        self.guard = Guard(config.optim.clip, config.optim.spike, config.optim.max_skipped)
+        self._keys: list[str] = []
         self.strict_loading = False  # checkpoints hold the trained parameters alone; on_load_checkpoint is strict
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses, sigmas = self.losses(batch)
+        self._keys += batch.keys
         self.log_dict(_by_task_and_band(losses.detach(), sigmas, batch.tasks), batch_size=len(losses))
         return losses.mean()
 
@@ -62,6 +66,11 @@ class DiceptionModule(L.LightningModule):
         schedule = build_schedule(optimizer, self.config.optim, self.config.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        keys, self._keys = self._keys, []
+        norm = self.guard(self.trained().values(), self.global_step, keys)
+        self.log("grad_norm", norm)
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
 
@@ -70,6 +79,7 @@ class DiceptionModule(L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         # The bank grows as the stream brings new prompts; a resumed run must end with those of before, too.
         checkpoint["prompts"] = self.model.bank.prompts
+        checkpoint["guard"] = self.guard.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         expected = {f"model.{name}" for name in self.trained()}
@@ -77,6 +87,7 @@ class DiceptionModule(L.LightningModule):
         if expected != found:
             wrong = ", ".join(sorted(expected ^ found)[:5])
             raise ValueError(f"the checkpoint was made by another model: {len(expected ^ found)} keys differ: {wrong}")
+        self.guard.load(checkpoint["guard"])
         self.model.bank.add(set(checkpoint["prompts"]) - set(self.model.bank.prompts))
 
 

@@ -117,7 +117,6 @@ def _trainer(config: TrainConfig, folder: Path, callbacks: list[L.Callback], res
         max_steps=config.steps,
         max_epochs=-1,
         accumulate_grad_batches=config.accumulate,
-        gradient_clip_val=config.optim.clip or None,
         log_every_n_steps=config.log_every,
         callbacks=[*callbacks, Progress(config.batch_size, config.log_every), checkpoints],
         plugins=[WholeCheckpointIO()],
