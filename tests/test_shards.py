@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import pickle
 import tarfile
-from collections.abc import Iterable, Iterator
 from multiprocessing.context import ForkContext, SpawnContext
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import webdataset
 from PIL import Image
 
 from diception.annotations import KINDS, BinaryMask, DepthMap, InstanceMasks, LabelMap, NormalMap
-from diception.datasets.check import check_shards
 from diception.datasets.images import MAX_PIXELS, read_image
 from diception.datasets.index import ShardIndex, check_key, index_path, scan
 from diception.datasets.sample import CorruptSample, Sample
@@ -258,61 +256,6 @@ def test_braces_and_globs_expand(tmp_path: Path) -> None:
         (tmp_path / f"a{i}.tar").touch()
     assert expand(str(tmp_path / "a{0..1}.tar")) == [str(tmp_path / f"a{i}.tar") for i in (0, 1)]
     assert expand([str(tmp_path / "*.tar"), "b.tar"]) == [*(str(tmp_path / f"a{i}.tar") for i in range(3)), "b.tar"]
-
-
-def remember(numbers: Iterable[int], told: list[int]) -> Iterator[int]:
-    for number in numbers:
-        told.append(number)
-        yield number
-
-
-def test_check_finds_every_planted_fault_and_nothing_else(tmp_path: Path) -> None:
-    write(tmp_path)
-    assert check_shards(str(tmp_path / "*.tar")).ok
-    small = make_sample(0, (24, 31)).annotations
-    empty = InstanceMasks(np.zeros((1, 24, 32), bool), ("cup",), None)
-    forge(
-        tmp_path / "bad.tar",
-        {
-            "s0000.png": png(),
-            "cut.png": png()[:40],
-            "small.png": png(),
-            "small.depth.npy": small["depth"].to_bytes(),
-            "empty.png": png(),
-            "empty.instances.json": empty.to_bytes(),
-            "hole.png": png(),
-            "hole.depth.npy": DepthMap(np.zeros((24, 32), np.float32)).to_bytes(),
-            "broken.png": png(),
-            "broken.normal.png": b"no",
-        },
-    )
-    (tmp_path / "zero.tar").write_bytes(b"")
-    told: list[int] = []
-    report = check_shards(
-        [tmp_path / "bad.tar", *sorted(tmp_path.glob("shard*.tar")), tmp_path / "zero.tar"],
-        lambda numbers: remember(numbers, told),
-    )
-    assert told == list(range(13))
-    assert not report.ok
-    found = [(Path(fault.shard).name, fault.key, fault.problem) for fault in report.faults]
-    for (shard, key, problem), (s, k, part) in zip(
-        found,
-        [
-            ("zero.tar", "", "not an uncompressed"),
-            ("bad.tar", "cut", "image"),
-            ("bad.tar", "small", "depth has size (24, 31), its image (24, 32)"),
-            ("bad.tar", "empty", "mask 0 of 1 is empty"),
-            ("bad.tar", "hole", "no valid pixel"),
-            ("bad.tar", "broken", "normal does not decode"),
-            ("shard-000000.tar", "s0000", "key is already in"),
-        ],
-        strict=True,
-    ):
-        assert (shard, key) == (s, k) and part in problem
-    assert report.samples == 6 + 7 and report.shards == 5
-    assert 1 <= report.kinds["depth"].low <= report.kinds["depth"].high <= 9
-    assert json.loads(json.dumps(report.as_dict()))["samples"] == 13
-    assert "7 faults" in report.table()
 
 
 def test_suffixes_of_kinds_are_distinct() -> None:

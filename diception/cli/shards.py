@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diception.cli import shard_check
+
 if TYPE_CHECKING:
     from diception.datasets.convert import RawData
 
@@ -33,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         maker.add_argument("--source", default="", help="where the data is from, for the manifest")
         maker.add_argument("--licence", default="", help="its terms, for the manifest")
     check = kinds.add_parser("check", help="stream through shards: counts, ranges, every fault; exit status 1 if any")
-    check.add_argument("shards", help="tars, with globs or braces")
-    check.set_defaults(make=_check)
+    shard_check.add_arguments(check)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -73,14 +74,3 @@ def _convert(data: RawData, arguments: argparse.Namespace) -> None:
     for one in manifest["refused"]:
         print(f"refused: {one['key']}: {one['reason']}")
     print(f"{manifest['samples']} samples in {arguments.out}, {len(manifest['refused'])} refused")
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
-    from diception.datasets.check import check_shards
-
-    report = check_shards(arguments.shards, tqdm)
-    print(report.table())
-    if report.faults:
-        raise SystemExit(1)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diception.annotations import (
-    Annotation,
-    BinaryMask,
-    DepthMap,
-    InstanceMasks,
-    Keypoints,
-    LabelMap,
-    NormalMap,
-    RGBImage,
-)
 from diception.datasets.cache import ShardCache
-from diception.datasets.images import DECODE_ERRORS
+from diception.datasets.index import ShardIndex, index_path, salvage
+from diception.datasets.manifest import manifest_faults
+from diception.datasets.measures import MEASURES, KindReport
 from diception.datasets.shards import ShardReader
-from diception.datasets.urls import expand
+from diception.datasets.urls import expand, is_remote
+
+COLUMNS = ("least", "2 %", "median", "98 %", "most")
 
 
 @dataclass(frozen=True)
@@ -40,160 +34,137 @@ class Fault:
 
 
 @dataclass
-class KindReport:
-    """How often a kind of annotation occurs and what its values are."""
-
-    measures: str
-    """What `low` and `high` are of."""
-    count: int = 0
-    low: float = float("inf")
-    high: float = float("-inf")
-    valid: float = 0.0
-    """Share of pixels that are valid, mean over samples."""
-
-
-@dataclass
 class ShardReport:
     """What `check` found."""
 
     shards: int = 0
     samples: int = 0
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: Counter[str] = field(default_factory=Counter)
     """Image size "HxW" -> samples."""
     kinds: dict[str, KindReport] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    readable: list[str] = field(default_factory=list)
+    """Shards that a `ShardReader` takes."""
 
     @property
     def ok(self) -> bool:
         return not self.faults
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON can hold it: a range without values is (None, None)."""
-        content = asdict(self)
-        for kind in content["kinds"].values():
-            for end in ("low", "high"):
-                kind[end] = kind[end] if math.isfinite(kind[end]) else None
-        return content
+        """What JSON can hold."""
+        kinds = {
+            kind: {
+                "count": one.count,
+                "valid": one.valid,
+                "numbers": {name: dict(zip(COLUMNS, row, strict=True)) for name, row in one.rows().items()},
+            }
+            for kind, one in sorted(self.kinds.items())
+        }
+        faults = [{"shard": one.shard, "key": one.key, "problem": one.problem} for one in self.faults]
+        return {"shards": self.shards, "samples": self.samples, "sizes": self.sizes, "kinds": kinds, "faults": faults}
 
     def table(self) -> str:
         """Several lines for a terminal."""
-        sizes = ", ".join(f"{size} ({count})" for size, count in Counter(self.sizes).most_common(4))
-        lines = [f"{self.samples} samples in {self.shards} shards; image sizes: {sizes or 'none'}"]
-        for kind, report in sorted(self.kinds.items()):
-            values = f"{report.measures} {report.low:.4g} to {report.high:.4g}, valid {report.valid:.1%}"
-            lines.append(f"  {kind}: {report.count} samples, {values}")
+        sizes = ", ".join(f"{size} ({count})" for size, count in self.sizes.most_common(4))
+        more = f" and {len(self.sizes) - 4} more" if len(self.sizes) > 4 else ""
+        lines = [f"{self.samples} samples in {self.shards} shards; image sizes: {sizes or 'none'}{more}"]
+        if self.kinds:
+            lines.append(f"{'annotation':<12}{'samples':>9}{'valid':>8}  {'':<28}" + _row(COLUMNS))
+        for kind, one in sorted(self.kinds.items()):
+            start = f"{kind:<12}{one.count:>9}{one.valid:>8.1%}"
+            for name, row in one.rows().items():
+                lines.append(f"{start}  {name:<28}" + _row([f"{value:.4g}" for value in row]))
+                start = " " * 29
         lines.append(f"{len(self.faults)} faults" + (":" if self.faults else ""))
         return "\n".join(lines + [f"  {fault}" for fault in self.faults])
 
 
-@dataclass(frozen=True)
-class Measure:
-    """Range, share of valid pixels and faults of one annotation."""
-
-    low: float
-    high: float
-    valid: float = 1.0
-    problems: tuple[str, ...] = ()
+def _row(cells: Sequence[str]) -> str:
+    return "".join(f"{cell:>11}" for cell in cells)
 
 
-def _range(values: np.ndarray, valid: float, problems: Sequence[str] = ()) -> Measure:
-    if values.size == 0:
-        return Measure(float("inf"), float("-inf"), valid, tuple(problems))
-    return Measure(float(values.min()), float(values.max()), valid, tuple(problems))
+class _Tolerant(ShardCache):
+    """Indexes what can be read of a shard, and says what is wrong with it."""
+
+    def __init__(self, cache: ShardCache, faults: list[Fault]) -> None:
+        super().__init__(cache.folder, cache.max_bytes)
+        self.faults = faults
+
+    def index(self, url: str) -> ShardIndex:
+        """Of a local shard by its own headers, to be compared with the index beside it."""
+        if is_remote(url):
+            return super().index(url)
+        path = self.path(url)
+        found, problems = salvage(path)
+        beside = index_path(path)
+        if found is not None and beside.exists():
+            problems = [*problems, *_index_problems(found, beside)]
+        self.faults.extend(Fault(url, "", problem) for problem in problems)
+        if found is None:
+            raise ValueError("")
+        return found
 
 
-def _depth(depth: DepthMap) -> Measure:
-    valid = depth.valid
-    problems = [] if valid.any() else ["depth has no valid pixel"]
-    return _range(depth.values[valid], float(valid.mean()), problems)
+def _index_problems(found: ShardIndex, beside: Path) -> Iterator[str]:
+    try:
+        saved = ShardIndex.load(beside)
+    except ValueError as error:
+        yield str(error)
+        return
+    if saved.tar_size == found.tar_size and (
+        saved.suffixes != found.suffixes
+        or not np.array_equal(saved.keys, found.keys)
+        or not np.array_equal(saved.offsets, found.offsets)
+        or not np.array_equal(saved.sizes, found.sizes)
+    ):
+        yield f"{beside.name} does not say what the shard holds; remove it"
 
 
-def _normal(normal: NormalMap) -> Measure:
-    length = np.linalg.norm(normal.normals, axis=0)
-    valid = length > 0
-    problems = [] if valid.any() else ["normal has no valid pixel"]
-    # 8 bits a component leave a length of 1 within about 0.01.
-    if valid.any() and np.abs(length[valid] - 1).max() > 0.02:
-        problems.append(f"normals are not of length 1 but {length[valid].min():.3f} to {length[valid].max():.3f}")
-    return _range(normal.normals[:, valid], float(valid.mean()), problems)
-
-
-def _mask(mask: BinaryMask) -> Measure:
-    share = float(mask.mask.mean())
-    return Measure(share, share, 1.0, () if share > 0 else ("mask is empty",))
-
-
-def _instances(instances: InstanceMasks) -> Measure:
-    count = len(instances.masks)
-    problems = [f"mask {i} of {count} is empty" for i, mask in enumerate(instances.masks) if not mask.any()]
-    return Measure(count, count, 1.0, tuple(problems))
-
-
-def _pose(pose: Keypoints) -> Measure:
-    points = pose.people[pose.people[..., 2] > 0]
-    height, width = pose.size
-    outside = ((points[:, 0] < 0) | (points[:, 0] > width) | (points[:, 1] < 0) | (points[:, 1] > height)).sum()
-    problems = (f"{int(outside)} visible keypoints lie outside the image",) if outside else ()
-    return Measure(len(pose.people), len(pose.people), 1.0, problems)
-
-
-def _labels(labels: LabelMap) -> Measure:
-    problems = ["label map has a negative label"] if labels.labels.min() < 0 else []
-    return _range(labels.labels, 1.0, problems)
-
-
-def _image(image: RGBImage) -> Measure:
-    return _range(image.rgb, 1.0)
-
-
-MEASURES: dict[str, tuple[str, Callable[[Any], Measure]]] = {
-    "depth": ("metres", _depth),
-    "normal": ("components", _normal),
-    "mask": ("share of the image", _mask),
-    "instances": ("masks per image", _instances),
-    "pose": ("people per image", _pose),
-    "labels": ("labels", _labels),
-    "image": ("values", _image),
-}
-
-
-def _record(report: ShardReport, kind: str, measure: Measure) -> None:
-    entry = report.kinds.setdefault(kind, KindReport(MEASURES[kind][0]))
-    entry.low, entry.high = min(entry.low, measure.low), max(entry.high, measure.high)
-    entry.valid = (entry.valid * entry.count + measure.valid) / (entry.count + 1)
-    entry.count += 1
+def _open(urls: Sequence[str], cache: ShardCache, faults: list[Fault]) -> list[tuple[str, ShardReader]]:
+    readers, tolerant = [], _Tolerant(cache, faults)
+    for url in urls:
+        try:
+            readers.append((url, ShardReader([url], tolerant)))
+        except (ValueError, OSError) as error:
+            if str(error):
+                faults.append(Fault(url, "", str(error).removeprefix(f"{url}: ")))
+    return readers
 
 
 def _check_sample(reader: ShardReader, row: int, report: ShardReport) -> Iterator[str]:
     """Every problem of one sample of a reader of one shard."""
     size: tuple[int, ...] | None = None
+    # Whatever broken bytes raise, the samples after them are still to be checked.
     try:
         size = reader.read_image(0, row).shape[:2]
-        name = f"{size[0]}x{size[1]}"
-        report.sizes[name] = report.sizes.get(name, 0) + 1
-    except DECODE_ERRORS as error:
+        report.sizes[f"{size[0]}x{size[1]}"] += 1
+    except Exception as error:
         yield f"image: {error}"
     for kind in sorted(reader.kinds(row)):
         try:
-            annotation: Annotation = reader.read_annotation(0, row, kind)
-        except DECODE_ERRORS as error:
+            annotation = reader.read_annotation(0, row, kind)
+            if size is not None and annotation.size != size:
+                yield f"{kind} has size {annotation.size}, its image {size}"
+            measure = MEASURES[kind][1](annotation)
+            report.kinds.setdefault(kind, KindReport()).add(measure)
+        except Exception as error:
             yield f"{kind} does not decode: {error!r}"
             continue
-        if size is not None and annotation.size != size:
-            yield f"{kind} has size {annotation.size}, its image {size}"
-        measure = MEASURES[kind][1](annotation)
-        _record(report, kind, measure)
         yield from measure.problems
 
 
-def _open(urls: Sequence[str], cache: ShardCache | None, report: ShardReport) -> list[tuple[str, ShardReader]]:
-    readers = []
-    for url in urls:
-        try:
-            readers.append((url, ShardReader([url], cache)))
-        except ValueError as error:
-            report.faults.append(Fault(url, "", str(error).removeprefix(f"{url}: ")))
-    return readers
+def _repeated(readers: Sequence[tuple[str, ShardReader]]) -> Iterator[Fault]:
+    """Keys that came before, by 8 bytes each: millions stay small."""
+    shards = np.repeat(np.arange(len(readers)), [len(reader) for _, reader in readers])
+    rows = np.concatenate([np.arange(len(reader)) for _, reader in readers]) if readers else shards
+    keys = (key for _, reader in readers for key in reader.indexes[0].keys)
+    hashes = np.fromiter((int.from_bytes(hashlib.blake2b(k, digest_size=8).digest(), "big") for k in keys), np.uint64)
+    order = np.argsort(hashes, kind="stable")
+    again = np.flatnonzero(hashes[order][1:] == hashes[order][:-1]) + 1
+    for place in sorted(order[again].tolist()):
+        first = int(order[np.searchsorted(hashes, hashes[place], sorter=order)])
+        url, reader = readers[int(shards[place])]
+        yield Fault(url, reader.key(int(rows[place])), f"key is already in {readers[int(shards[first])][0]}")
 
 
 def check_shards(
@@ -204,20 +175,21 @@ def check_shards(
     """Read everything once and go on after every fault; `progress` wraps the sample numbers, as tqdm does."""
     shards = expand(urls)
     report = ShardReport(len(shards))
-    readers = _open(shards, cache, report)
+    readers = _open(shards, cache or ShardCache(), report.faults)
+    unsound = {fault.shard for fault in report.faults}
+    report.readable = [url for url, _ in readers if url not in unsound]
     numbers = iter(progress(range(sum(len(reader) for _, reader in readers))))
-    first_place: dict[str, str] = {}
     for url, reader in readers:
         for row in range(len(reader)):
             next(numbers)
-            key = reader.key(row)
-            problems = list(_check_sample(reader, row, report))
-            if key in first_place:
-                problems.append(f"key is already in {first_place[key]}")
-            first_place.setdefault(key, url)
-            report.faults.extend(Fault(url, key, problem) for problem in problems)
+            problems = _check_sample(reader, row, report)
+            report.faults.extend(Fault(url, reader.key(row), problem) for problem in problems)
             report.samples += 1
         reader.close()
     # Past its end, so that a progress bar closes.
     next(numbers, None)
+    report.faults.extend(_repeated(readers))
+    local = {Path(url): len(reader) for url, reader in readers if not is_remote(url)}
+    asked = [Path(url) for url in shards if not is_remote(url)]
+    report.faults.extend(Fault(str(path), "", problem) for path, problem in manifest_faults(asked, local))
     return report

@@ -131,25 +131,48 @@ class ShardIndex:
 
 def scan(shard: Path, made_by: str = "") -> ShardIndex:
     """Index a tar by reading its headers. ValueError where it is missing, not a plain tar, cut off or empty."""
+    found, problems = salvage(shard, made_by, until_first=True)
+    if problems:
+        raise ValueError(f"{shard}: {problems[0]}")
+    assert found is not None
+    return found
+
+
+def salvage(shard: Path, made_by: str = "", until_first: bool = False) -> tuple[ShardIndex | None, list[str]]:
+    """Index what can be read of a tar, and what is wrong with it; None where it holds nothing of use.
+
+    `until_first` stops at the first problem that is found.
+    """
     rows: list[tuple[str, dict[str, tuple[int, int]]]] = []
+    problems: list[str] = []
+    size = 0
     try:
         size = shard.stat().st_size
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                    continue
                 if member.offset_data + member.size > size:
-                    raise ValueError(f"{shard}: cut off inside {member.name!r}")
-                _add_member(rows, member)
-    except FileNotFoundError as error:
-        raise ValueError(f"{shard}: no such shard") from error
-    except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{shard}: not an uncompressed, complete tar: {error}") from error
+                    problems.append(f"cut off inside {member.name!r}")
+                    break
+                problems += _take(rows, member)
+                if problems and until_first:
+                    break
+    except FileNotFoundError:
+        problems.append("no such shard")
+    except (tarfile.TarError, OSError, ValueError) as error:
+        problems.append(f"not an uncompressed, complete tar: {error}")
+    if not rows and not problems:
+        problems.append("holds no sample")
+    return (_from_rows(rows, size, made_by) if rows else None), problems
+
+
+def _take(rows: list[tuple[str, dict[str, tuple[int, int]]]], member: tarfile.TarInfo) -> list[str]:
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        return []
+    try:
+        _add_member(rows, member)
     except ValueError as error:
-        raise ValueError(str(error) if str(shard) in str(error) else f"{shard}: {error}") from error
-    if not rows:
-        raise ValueError(f"{shard}: holds no sample")
-    return _from_rows(rows, size, made_by)
+        return [str(error)]
+    return []
 
 
 def _add_member(rows: list[tuple[str, dict[str, tuple[int, int]]]], member: tarfile.TarInfo) -> None:
