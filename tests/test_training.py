@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -23,7 +24,7 @@ from diception.model.checkpoint import load_model
 from diception.model.lora import load_adapter
 from diception.training.checkpoints import WholeCheckpointIO, newest_checkpoint
 from diception.training.datamodule import open_stream
-from diception.training.module import DiceptionModule
+from diception.training.module import FIXED_SIGMAS, DiceptionModule
 from diception.training.run import build_model, build_tasks, train
 
 ROOT = Path(__file__).parent.parent
@@ -239,6 +240,30 @@ def test_loss_of_the_true_velocity_is_zero(train_config: TrainConfig) -> None:
     assert torch.equal(losses, again)
     assert losses.shape == sigmas.shape == (4,)
     assert (losses > 0).all()
+
+
+def test_losses_at_fixed_sigmas_depend_on_nothing_but_the_weights(train_config: TrainConfig) -> None:
+    model = build_model(train_config)
+    module = DiceptionModule(model, train_config)
+    stream = open_stream(train_config.data, build_tasks(train_config, model), 0)
+    batch = collate([stream[i] for i in range(3)])
+    torch.manual_seed(0)
+    first = module.fixed_losses(batch)
+    torch.manual_seed(1)
+    alone = [module.fixed_losses(collate([stream[i]])) for i in range(3)]
+    assert list(first) == list(FIXED_SIGMAS) and all(value > 0 for value in first.values())
+    for sigma, value in first.items():
+        assert value == pytest.approx(sum(one[sigma] for one in alone) / 3, rel=1e-4)
+
+
+def test_validation_writes_losses_at_fixed_sigmas(train_config: TrainConfig) -> None:
+    data = replace(train_config.data, validation=[replace(train_config.data.sources[0], tasks={"depth": 1.0})])
+    train(replace(train_config, data=data, steps=2, validate_every=1))
+    lines = [json.loads(line) for line in Path(train_config.run, "validation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(len(line["losses"]["depth"]) == len(FIXED_SIGMAS) for line in lines)
+    logged = Path(train_config.run, "logs", "step_00000000", "metrics.csv").read_text()
+    assert "val_loss/depth/sigma_0.55" in logged and "data_wait" in logged
 
 
 def test_a_batch_that_does_not_divide_is_refused(train_config: TrainConfig) -> None:

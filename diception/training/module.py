@@ -10,12 +10,14 @@ from torch import Tensor
 
 from diception.config import TrainConfig
 from diception.datasets.sample import Batch
-from diception.flow import add_noise, draw, flow_matching_loss, latent_weight, velocity_target
+from diception.flow import add_noise, draw, flow_matching_loss, latent_weight, seeded_noise, velocity_target
 from diception.model.diception import Diception
 from diception.training.guard import Guard
 from diception.training.optim import build_optimizer, build_schedule
 
 SIGMA_BANDS = (0.25, 0.5, 0.75, 0.999)
+FIXED_SIGMAS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95, 1.0)
+"""At these the loss of validation samples is taken."""
 
 
 class DiceptionModule(L.LightningModule):
@@ -37,25 +39,42 @@ class DiceptionModule(L.LightningModule):
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Flow-matching loss of every sample, (B,), and the sigmas (B,) at which it was taken."""
-        assert batch.target is not None and batch.valid is not None
-        with torch.no_grad():
-            image_latents, latents = self.model.encode(torch.cat([batch.image, batch.target])).chunk(2)
+        latents = self._encode(batch)
         flow = self.config.flow
-        drawn = draw(
-            batch.seeds,
-            tuple(latents.shape[1:]),
-            flow.density,
-            flow.mean,
-            flow.std,
-            flow.share_at_one,
-            flow.prompt_dropout,
-        )
-        noise, sigmas, dropped = (t.to(latents.device) for t in (drawn.noise, drawn.sigmas, drawn.drop_prompt))
+        shape = tuple(latents[0].shape[1:])
+        drawn = draw(batch.seeds, shape, flow.density, flow.mean, flow.std, flow.share_at_one, flow.prompt_dropout)
+        noise, sigmas, dropped = (t.to(self.device) for t in (drawn.noise, drawn.sigmas, drawn.drop_prompt))
+        return self._losses_at(batch, *latents, noise, sigmas, dropped), sigmas
+
+    @torch.no_grad()
+    def fixed_losses(self, batch: Batch) -> dict[float, float]:
+        """Mean loss at each of the fixed sigmas, with the samples' own noise: comparable from step to step."""
+        latents = self._encode(batch)
+        noise = seeded_noise(batch.seeds, tuple(latents[0].shape[1:])).to(self.device)
+        kept = torch.zeros(len(batch), dtype=torch.bool, device=self.device)
+        found = {}
+        for sigma in FIXED_SIGMAS:
+            sigmas = torch.full((len(batch),), sigma, device=self.device)
+            found[sigma] = float(self._losses_at(batch, *latents, noise, sigmas, kept).mean())
+        return found
+
+    @torch.no_grad()
+    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latents of image and target, (B, C, h, w) each, by one pass of the autoencoder."""
+        assert batch.target is not None
+        image_latents, latents = self.model.encode(torch.cat([batch.image, batch.target])).chunk(2)
+        return image_latents, latents
+
+    def _losses_at(
+        self, batch: Batch, image_latents: Tensor, latents: Tensor, noise: Tensor, sigmas: Tensor, dropped: Tensor
+    ) -> Tensor:
+        """(B,) losses at given noise, sigmas (B,) and dropped prompts (B,)."""
+        assert batch.valid is not None
         condition = self.model.condition(batch.prompts, batch.points, batch.point_mask)
         condition = condition.where(~dropped, self.model.uncondition(len(latents)))
         velocity = self.model.velocity(add_noise(latents, noise, sigmas), sigmas, image_latents, condition)
         weight = latent_weight(batch.valid, batch.valid.shape[-1] // latents.shape[-1])
-        return flow_matching_loss(velocity, velocity_target(latents, noise), weight), sigmas
+        return flow_matching_loss(velocity, velocity_target(latents, noise), weight)
 
     def trained(self) -> dict[str, Tensor]:
         """Parameters that training changes, by name."""
