@@ -14,7 +14,15 @@ from PIL import Image
 from diception.annotations import InstanceMasks, Keypoints, NormalMap, RGBImage, encode_rle, nearest
 from diception.annotations.runs import read_runs
 from diception.datasets.images import read_image, read_reduced
-from diception.datasets.sample import CorruptSample, MemoryReader, ReducingReader, Sample
+from diception.datasets.sample import (
+    CorruptSample,
+    Example,
+    MemoryReader,
+    ReducingReader,
+    Sample,
+    collate,
+    collate_training,
+)
 from diception.datasets.sample import read_reduced as read_sample
 from diception.datasets.shards import ShardReader, ShardWriter, write_samples
 from diception.datasets.transforms import Augment, crop, hflip, resample, square
@@ -187,6 +195,15 @@ def test_a_window_of_a_reduced_image_is_mirrored_with_it(reader: ShardReader) ->
     full = square(hflip(crop(hflip(reader.read(0)), *window)), 40)
     small = square(hflip(crop(hflip(reader.read_reduced(0, None, 100)), *window)), 40)
     assert same(full, small) and np.abs(full.image.astype(int) - small.image).mean() < 1.5
+
+
+def test_a_training_batch_carries_no_truths() -> None:
+    task = next(task for task in known_tasks() if task.kind == "normal")
+    target = task.encode(full_sample().annotations["normal"], np.random.default_rng(0))
+    example = Example(np.zeros((3, *SIZE), np.float32), target, task.name, "a", 1)
+    full, training = collate([example, example]), collate_training([example, example])
+    assert len(full.truths) == 2 and training.truths == []
+    assert training.target is not None and full.target is not None and training.target.equal(full.target)
 
 
 @pytest.mark.parametrize("size", [(17, 40), (90, 31), (20, 22), (100, 100), (41, 60)])

@@ -186,3 +186,8 @@ def collate(examples: Sequence[Example]) -> Batch:
         seeds=torch.tensor([example.seed for example in examples], dtype=torch.int64),
         truths=[target.truth for target in targets],
     )
+
+
+def collate_training(examples: Sequence[Example]) -> Batch:
+    """`collate` without the truths: many masks need not travel from a loader's process to be ignored."""
+    return replace(collate(examples), truths=[])
