@@ -18,7 +18,6 @@ from diception.datasets.sample import (
     CorruptSample,
     Example,
     MemoryReader,
-    ReducingReader,
     Sample,
     collate,
     collate_training,
@@ -183,7 +182,6 @@ def test_the_smallest_crop_has_pixels_enough(reader: ShardReader) -> None:
 
 def test_other_readers_and_images_come_as_stored(tmp_path: Path) -> None:
     memory = MemoryReader([full_sample()])
-    assert not isinstance(memory, ReducingReader)
     assert read_sample(memory, 0, ("pose",), 20).image.shape[:2] == SIZE
     write_samples([full_sample()], ShardWriter(tmp_path, image_format="png"))
     found = ShardReader(str(tmp_path / "*.tar")).read_reduced(0, (), 20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -78,20 +78,13 @@ class Reader(Protocol):
         ...
 
 
-@runtime_checkable
-class ReducingReader(Protocol):
-    """A reader that can decode images smaller than they are stored."""
-
-    def read_reduced(self, i: int, kinds: Collection[str] | None, at_least: int) -> Sample:
-        """`Reader.read`, but the image may be decoded smaller while both its sides have `at_least` pixels."""
-        ...
-
-
 def read_reduced(reader: Reader, i: int, kinds: Collection[str] | None, at_least: int) -> Sample:
-    """A sample whose image need not have more than `at_least` pixels a side; as stored where the reader cannot."""
-    if isinstance(reader, ReducingReader):
-        return reader.read_reduced(i, kinds, at_least)
-    return reader.read(i, kinds)
+    """`Reader.read`, but the image may be decoded smaller, while both its sides have `at_least` pixels.
+
+    A reader that can do so has a method `read_reduced(i, kinds, at_least)`; others read as ever.
+    """
+    smaller = getattr(reader, "read_reduced", None)
+    return reader.read(i, kinds) if smaller is None else smaller(i, kinds, at_least)
 
 
 class MemoryReader:
