@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from diception.datasets.order import AUGMENT, BLOCK, ENCODE, NOISE, Order, Shuffle, Turn, generator, largest_remainder
-from diception.datasets.sample import CorruptSample, Example, Reader, Sample
+from diception.datasets.sample import CorruptSample, Example, Reader, Sample, read_reduced
 from diception.datasets.transforms import Augment, square
 from diception.tasks.base import Task
 
@@ -139,7 +139,9 @@ class Stream(Dataset[Example]):
             if number not in skipped:
                 try:
                     self._reads[pair.source.name] += 1
-                    sample = pair.source.reader.read(number, (pair.task.kind,))
+                    # Decoded no larger than a crop needs.
+                    needed = self.augment.at_least(self.size)
+                    sample = read_reduced(pair.source.reader, number, (pair.task.kind,), needed)
                 except CorruptSample as error:
                     self._count_fault(pair.source, error)
                     continue

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from diception.config import AugmentConfig, DataConfig, TrainConfig
 from diception.datasets.cache import ShardCache
 from diception.datasets.mixture import PositionSampler, Source, Stream
-from diception.datasets.sample import collate
+from diception.datasets.sample import collate_training
 from diception.datasets.shards import ShardReader
 from diception.datasets.transforms import Augment
 from diception.evaluation import HeldOut, world
@@ -42,7 +42,7 @@ class StreamModule(L.LightningDataModule):
         return DataLoader(
             self.stream,
             batch_sampler=sampler,
-            collate_fn=collate,
+            collate_fn=collate_training,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
