@@ -112,17 +112,14 @@ def _capsule(rgb: Array, start: Array, end: Array, radius: float, color: Array) 
 
 def _joints(rgb: Array, person: Array, radius: float, colors: Array) -> None:
     """Paints a person's joints (17, 3), those of the face smaller."""
-    kinds = np.flatnonzero(person[:, 2] > 0)
-    if not len(kinds):
-        return
-    reach = radius * np.where(kinds < FACE, FACE_SHARE, 1).astype(np.float32)
-    low = np.floor(person[kinds, :2].min(axis=0) - radius - 1).astype(int).clip(0)
-    high = np.ceil(person[kinds, :2].max(axis=0) + radius + 1).astype(int).clip(0)
-    window = rgb[:, low[1] : high[1], low[0] : high[0]]
-    y, x = np.mgrid[: window.shape[1], : window.shape[2]].astype(np.float32) + 0.5
-    nearest = np.full(window.shape[1:], np.inf, np.float32)
-    for kind, limit in zip(kinds, reach, strict=True):
-        distance = np.hypot(x + low[0] - person[kind, 0], y + low[1] - person[kind, 1]) / limit
-        inside = (distance <= 1) & (distance < nearest)
-        nearest[inside] = distance[inside]
+    nearest = np.full(rgb.shape[1:], np.inf, np.float32)
+    for kind in np.flatnonzero(person[:, 2] > 0):
+        (x, y), limit = person[kind, :2], radius * (FACE_SHARE if kind < FACE else 1)
+        left, top = max(0, int(x - limit)), max(0, int(y - limit))
+        box = slice(top, max(top, int(y + limit) + 1)), slice(left, max(left, int(x + limit) + 1))
+        before, window = nearest[box], rgb[:, box[0], box[1]]
+        rows, columns = np.ogrid[: before.shape[0], : before.shape[1]]
+        distance = np.hypot(columns + (left + 0.5 - x), rows + (top + 0.5 - y)) / limit
+        inside = (distance <= 1) & (distance < before)
+        before[inside] = distance[inside]
         window[:, inside] = colors[kind][:, None]
