@@ -90,8 +90,7 @@ def draw(
     Raises:
         ValueError: unknown density.
     """
-    if density not in DENSITIES:
-        raise ValueError(f"density is {density!r}; allowed: {', '.join(DENSITIES)}")
+    check_density(density)
     noise, sigmas, dropped = [], [], []
     for seed in seeds.tolist():
         generator = torch.Generator().manual_seed(seed)
@@ -102,6 +101,12 @@ def draw(
         sigmas.append(torch.where(at_one < share_at_one, torch.ones(()), sigma))
         dropped.append(drop < prompt_dropout)
     return Draw(torch.stack(noise), torch.stack(sigmas), torch.stack(dropped))
+
+
+def check_density(density: str) -> None:
+    """ValueError unless it is one of DENSITIES."""
+    if density not in DENSITIES:
+        raise ValueError(f"density is {density!r}; allowed: {', '.join(DENSITIES)}")
 
 
 def seeded_noise(seeds: Tensor, shape: tuple[int, ...]) -> Tensor:

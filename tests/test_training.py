@@ -18,13 +18,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diception.config import AdapterConfig, TrainConfig, save_config
+from diception.config import AdapterConfig, FlowConfig, ModelConfig, OptimConfig, TrainConfig, save_config
 from diception.datasets.sample import collate
 from diception.model.checkpoint import load_model
 from diception.model.lora import load_adapter
 from diception.training.checkpoints import WholeCheckpointIO, newest_checkpoint
 from diception.training.datamodule import open_stream
 from diception.training.module import FIXED_SIGMAS, DiceptionModule
+from diception.training.plan import plan
 from diception.training.run import build_model, build_tasks, train
 
 ROOT = Path(__file__).parent.parent
@@ -264,6 +265,24 @@ def test_validation_writes_losses_at_fixed_sigmas(train_config: TrainConfig) -> 
     assert all(len(line["losses"]["depth"]) == len(FIXED_SIGMAS) for line in lines)
     logged = Path(train_config.run, "logs", "step_00000000", "metrics.csv").read_text()
     assert "val_loss/depth/sigma_0.55" in logged and "data_wait" in logged
+
+
+def test_a_dry_run_tells_and_writes_nothing(train_config: TrainConfig) -> None:
+    told = plan(replace(train_config, batch_size=8, accumulate=2, devices=2))
+    assert "batch 8 = 2 samples x 2 devices x 2 parts, 64 x 64" in told and "from the start, 6 steps" in told
+    assert "scenes/depth: 25.0%, 12 samples, each 1.0 times" in told and not Path(train_config.run).exists()
+    count = sum(p.numel() for p in load_model("tiny").transformer.parameters())
+    assert f"transformer of {count / 1e6:.1f} M parameters, all trained: {count * 20 / 1e9:.1f} GB" in told
+    train(replace(train_config, steps=2))
+    assert "goes on from step_00000002.ckpt" in plan(train_config)
+    for wrong, message in [
+        ({"batch_size": 7, "devices": 2}, "batch_size 7"),
+        ({"model": ModelConfig(base="nowhere")}, "no model at 'nowhere'"),
+        ({"flow": FlowConfig(density="flat")}, "density is 'flat'"),
+        ({"optim": OptimConfig(schedule="step")}, "schedule is 'step'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            plan(replace(train_config, run=f"{train_config.run}-2", **wrong))
 
 
 def test_a_batch_that_does_not_divide_is_refused(train_config: TrainConfig) -> None:

@@ -18,7 +18,7 @@ from diception.model.memory import is_quantized
 from diception.model.points import PointEmbedder
 from diception.model.text import PromptBank, TextEncoder
 from diception.model.transformer import DiceptionTransformer
-from diception.model.weights import TINY, atomic_directory, load_module, read_json, save_module, write_json
+from diception.model.weights import TINY, atomic_directory, load_module, outline, read_json, save_module, write_json
 
 SETTINGS = "diception.json"
 FORMAT = 1
@@ -84,6 +84,19 @@ def load_model(
     bank = PromptBank.load(root / "prompts.safetensors", text_encoder_loader(root, device, dtype or torch.float32))
     model = Diception(transformer, points, autoencoder, bank, ModelSettings.from_dict(values))
     return model.to(device=device, dtype=dtype).eval()
+
+
+def transformer_size(path: str | Path) -> int:
+    """Parameters of the transformer of a model directory, of Stable Diffusion 3 or of `tiny`; no weights are read.
+
+    Raises:
+        ValueError: no such directory, or it has no transformer and vae.
+    """
+    root = TINY if str(path) == "tiny" else Path(path)
+    for part in ("transformer", "vae"):
+        if not (root / part).is_dir():
+            raise ValueError(f"no model at {str(path)!r}: {root / part} is not there")
+    return sum(parameter.numel() for parameter in outline(DiceptionTransformer, root / "transformer").parameters())
 
 
 def is_stable_diffusion(directory: str | Path) -> bool:

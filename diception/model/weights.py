@@ -51,9 +51,7 @@ def load_module(cls: type[ModelMixin], folder: Path) -> Any:
     Raises:
         ValueError: files are missing or broken, or keys are missing, unexpected or of another shape; lists them.
     """
-    state = _read_weights(folder)
-    with torch.device("meta"):
-        module: Any = cls.from_config(read_json(folder / "config.json"))  # type: ignore[attr-defined]
+    state, module = _read_weights(folder), outline(cls, folder)
     own = module.state_dict()
     wrong = [f"missing {name}" for name in sorted(own.keys() - state)]
     wrong += [f"unexpected {name}" for name in sorted(state.keys() - own)]
@@ -63,6 +61,12 @@ def load_module(cls: type[ModelMixin], folder: Path) -> Any:
     module.load_state_dict(state, assign=True)
     assert not any(t.is_meta for t in [*module.parameters(), *module.buffers()])
     return module.eval()
+
+
+def outline(cls: type[ModelMixin], folder: Path) -> Any:
+    """The module that a folder's config describes, on the meta device: names and shapes, no weights, no memory."""
+    with torch.device("meta"):
+        return cls.from_config(read_json(folder / "config.json"))  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from diception.tasks import TASK_TYPES, Task, known_tasks, task_from_dict
 MAY_CHANGE = (
     *("run", "out", "steps", "devices", "nodes", "log_every", "validate_every", "checkpoint_every"),
     *("keep_checkpoints", "max_minutes", "workers", "data.workers", "data.validation", "data.validation_count"),
+    *("data.cache", "data.cache_gb", "data.max_corrupt", "optim.max_skipped"),
 )
 """Keys that a resumed run may give anew; with any other it would be another run. More steps stretch a cosine."""
 
@@ -34,7 +36,8 @@ def check_same_run(config: Any, path: Path) -> None:
     # Through yaml and back, where a tuple becomes a list.
     written = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
     old, new = (_flat(OmegaConf.to_container(c)) for c in (OmegaConf.load(path), written))
-    differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and not _may_change(k))
+    # A key that the folder's config does not have was added since then; until then all was as its default is.
+    differ = sorted(k for k in old if old[k] != new.get(k) and not _may_change(k))
     if differ:
         raise ValueError(
             f"{path.parent} holds a run with other {', '.join(differ)} ({path.name}); choose another folder"
@@ -87,8 +90,13 @@ def build_model(config: TrainConfig) -> Diception:
 
 def build_tasks(config: TrainConfig, model: Diception) -> dict[str, Task]:
     """Registered tasks, then those the model was trained with, then those of the config; the later wins."""
+    return config_tasks(config, model.settings.tasks)
+
+
+def config_tasks(config: TrainConfig, trained: Sequence[dict[str, Any]]) -> dict[str, Task]:
+    """`build_tasks` from what a model says of the tasks it was trained with."""
     tasks = {task.name: task for task in known_tasks()}
-    tasks |= {entry["name"]: task_from_dict(entry) for entry in model.settings.tasks}
+    tasks |= {entry["name"]: task_from_dict(entry) for entry in trained}
     for entry in config.tasks:
         fields = {k: v for k, v in dataclasses.asdict(entry).items() if v}
         fields.setdefault("token", f"[[image2{entry.name}]]")

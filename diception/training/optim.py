@@ -36,8 +36,7 @@ def build_schedule(
     Raises:
         ValueError: unknown schedule.
     """
-    if config.schedule not in SCHEDULES:
-        raise ValueError(f"optim.schedule is {config.schedule!r}; allowed: {', '.join(SCHEDULES)}")
+    check_schedule(config.schedule)
 
     def factor(step: int) -> float:
         ramp = min(1.0, (step + 1) / max(1, config.warmup))
@@ -47,6 +46,12 @@ def build_schedule(
         return ramp * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def check_schedule(schedule: str) -> None:
+    """ValueError unless it is one of SCHEDULES."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"optim.schedule is {schedule!r}; allowed: {', '.join(SCHEDULES)}")
 
 
 class EMA(L.Callback):

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from diception.config import TrainConfig, save_config
 from diception.datasets.mixture import Stream
 from diception.evaluation import HeldOut
-from diception.flow import draw
+from diception.flow import check_density
 from diception.model.checkpoint import save_model
 from diception.model.diception import Diception
 from diception.model.lora import save_adapter
@@ -65,7 +65,7 @@ def fit(
     """Trains on from the newest checkpoint of the run folder, if there is one; leaves the averaged weights in."""
     folder = Path(config.run)
     module, data = DiceptionModule(model, config), StreamModule(stream, config)
-    draw(torch.zeros(1, dtype=torch.int64), (1,), config.flow.density)
+    check_density(config.flow.density)
     module.configure_optimizers()  # as all above the folder: refuses what does not fit before anything is written
     ema = EMA(config.optim.ema) if config.optim.ema else None
     validation = Validation(held_out, config.sampling, config.validate_every, folder, ema)
