@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from diception.annotations import Annotation, DepthMap, InstanceMasks, NormalMap
+from diception.annotations import Annotation, InstanceMasks, NormalMap
 from diception.datasets.images import read_image
 from diception.datasets.sample import Sample
-from diception.datasets.sources.coco import CocoData, decode_segmentation
+from diception.datasets.sources.coco import CocoData
+from diception.datasets.sources.depth import DepthData, DepthOptions
+from diception.datasets.sources.normal import NormalData
+from diception.datasets.sources.panoptic import PanopticData
+from diception.datasets.sources.sa1b import Sa1bData
 
 PERSON_JOINTS = 8
 """A crop shows a person with so many marked joints."""
@@ -20,21 +23,15 @@ PERSON_JOINTS = 8
 
 def seven_scenes(root: Path) -> Iterator[Sample]:
     """RGB-D frames; depth in millimetres, 0 or above 10 m is invalid."""
-    for file in sorted(root.glob("*.depth.png")):
-        millimetres = np.array(Image.open(file)).astype(np.float32)
-        metres = np.where(millimetres < 10_000, millimetres / 1000, 0)
-        image = read_image(file.with_name(file.name.replace(".depth.png", ".color.jpg")))
-        annotation = DepthMap(metres.astype(np.float32)).resize(*image.shape[:2])
-        yield Sample(file.name.split(".")[0], image, {"depth": annotation})
+    yield from DepthData(str(root / "*.color.jpg"), str(root / "*.depth.png"), DepthOptions(farthest=10, resize=True))
 
 
 def derived_normals(root: Path) -> Iterator[Sample]:
     """Smooth pseudo ground truth; its axes are x right, y down, z forward."""
-    for file in sorted((root / "derived_from_depth").glob("*_normal.png")):
-        vectors = np.array(Image.open(file)).astype(np.float32).transpose(2, 0, 1) / 127.5 - 1
-        valid = np.array(Image.open(str(file).replace("_normal", "_valid"))).reshape(*vectors.shape[1:], -1)[..., 0] > 0
-        image = read_image(Path(str(file).replace("_normal.png", "_rgb.jpg")))
-        yield Sample(file.stem, image, {"normal": _unit(vectors * [[[1]], [[-1]], [[-1]]], valid)})
+    folder = root / "derived_from_depth"
+    patterns = (str(folder / f"*_{name}") for name in ("rgb.jpg", "normal.png", "valid.png"))
+    images, targets, valid = patterns
+    yield from NormalData(images, targets, "right,down,forward", valid)
 
 
 def tartan_normals(root: Path) -> Iterator[Sample]:
@@ -57,17 +54,7 @@ def ball_normals(root: Path) -> Iterator[Sample]:
 
 def panoptic(root: Path) -> Iterator[Sample]:
     """COCO panoptic: every thing and every stuff region is an entity."""
-    content = json.loads((root / "annotations" / "panoptic_train2017.json").read_text())
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    files = {image["id"]: image["file_name"] for image in content["images"]}
-    for record in content["annotations"]:
-        colors = np.array(Image.open(root / "annotations" / "panoptic_train2017" / record["file_name"])).astype(int)
-        ids = colors[..., 0] + 256 * colors[..., 1] + 256**2 * colors[..., 2]
-        segments = [s for s in record["segments_info"] if not s.get("iscrowd") and (ids == s["id"]).any()]
-        masks = np.stack([ids == s["id"] for s in segments])
-        annotation = InstanceMasks(masks, tuple(names[s["category_id"]] for s in segments))
-        image = read_image(root / "train2017" / files[record["image_id"]])
-        yield Sample(Path(record["file_name"]).stem, image, {"instances": annotation})
+    yield from PanopticData(root / "train2017", root / "annotations" / "panoptic_train2017.json")
 
 
 def coco(root: Path) -> Iterator[Sample]:
@@ -108,11 +95,7 @@ def person_crops(root: Path) -> Iterator[Sample]:
 
 def segment_anything(root: Path) -> Iterator[Sample]:
     """SA-1B; every mask of an image is one of its instances."""
-    for file in sorted(root.glob("*.json")):
-        image, content = read_image(file.with_suffix(".jpg")), json.loads(file.read_text())
-        size = (image.shape[0], image.shape[1])
-        masks = np.stack([decode_segmentation(one["segmentation"], size) for one in content["annotations"]])
-        yield Sample(file.stem, image, {"instances": InstanceMasks(masks, ("",) * len(masks))})
+    yield from Sa1bData(root)
 
 
 def with_kind(samples: Iterator[Sample], kind: str) -> list[Sample]:

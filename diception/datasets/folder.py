@@ -18,16 +18,19 @@ from diception.annotations import (
     Annotation,
     BinaryMask,
     DepthMap,
+    InstanceMasks,
     Keypoints,
     LabelMap,
     NormalMap,
     RGBImage,
 )
-from diception.datasets.images import DECODE_ERRORS, IMAGE_SUFFIXES, open_image, read_image
+from diception.datasets.images import DECODE_ERRORS, IMAGE_SUFFIXES, open_image, read_file, read_image
 from diception.datasets.sample import CorruptSample, Sample
 from diception.datasets.sources.coco import keypoints_from_coco
 
 Size = tuple[int, int]
+MAX_INSTANCES = 4096
+"""A depth map or a photograph taken for a map of instances would become thousands of masks."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class TargetOptions:
     depth_scale: float = 0.001
     """Metres of one step of a 16-bit depth png; files of floats are metres already."""
     category: str | None = None
-    """What a binary mask marks."""
+    """What a binary mask, or every instance, marks."""
+    invert: bool = False
+    """A binary mask marks the zeros."""
     labels: tuple[str, ...] = ()
     """Names of a label map's values, from 0 (the background) on; empty: only checked to be whole numbers."""
 
@@ -62,13 +67,32 @@ def _load_mask(path: Path, size: Size, options: TargetOptions) -> Annotation:
     # Lossy files have small nonzero values around every edge.
     least = 127 if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else 0
     mask = values > least
-    return BinaryMask(np.asarray(mask if mask.ndim == 2 else mask.any(axis=-1)), options.category)
+    mask = np.asarray(mask if mask.ndim == 2 else mask.any(axis=-1))
+    return BinaryMask(~mask if options.invert else mask, options.category)
+
+
+def _whole_numbers(path: Path, what: str) -> NDArray[Any]:
+    values = _array(path) if path.suffix == ".npy" else _values(path)
+    if values.ndim != 2 or values.dtype.kind not in "biu":
+        raise ValueError(f"{what} must be one channel of whole numbers, got {values.shape} {values.dtype}")
+    return values
+
+
+def _load_instances(path: Path, size: Size, options: TargetOptions) -> Annotation:
+    values = _whole_numbers(path, "instances")
+    numbers = [number for number in np.unique(values).tolist() if number != 0]
+    if numbers and numbers[0] < 0:
+        raise ValueError(f"instances are numbered from 1, with 0 for the background, got {numbers[0]}")
+    if len(numbers) > MAX_INSTANCES:
+        raise ValueError(f"holds {len(numbers)} instances, at most {MAX_INSTANCES} are read: it is no map of instances")
+    masks = np.zeros((len(numbers), *values.shape), bool)
+    for mask, number in zip(masks, numbers, strict=True):
+        np.equal(values, number, out=mask)
+    return InstanceMasks(masks, (options.category or "",) * len(numbers))
 
 
 def _load_labels(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    values = _array(path) if path.suffix == ".npy" else _values(path)
-    if values.ndim != 2 or values.dtype.kind not in "biu":
-        raise ValueError(f"a label map must be one channel of whole numbers, got {values.shape} {values.dtype}")
+    values = _whole_numbers(path, "a label map")
     if values.size and options.labels and int(values.max()) >= len(options.labels):
         raise ValueError(f"label {int(values.max())} has no name, {len(options.labels)} are given: {options.labels}")
     return LabelMap(values.astype(np.int32), options.labels)
@@ -122,6 +146,7 @@ PICTURES = tuple(IMAGE_SUFFIXES)
 LOSSLESS = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in ("jpg", "jpeg", "webp"))
 TARGETS = {
     "mask": TargetKind((*PICTURES, "npy"), _load_mask),
+    "instances": TargetKind((*LOSSLESS, "npy"), _load_instances),
     "labels": TargetKind((*LOSSLESS, "npy"), _load_labels),
     "depth": TargetKind((*LOSSLESS, "npy"), _load_depth),
     "normal": TargetKind((*LOSSLESS, "npy"), _load_normal),
@@ -197,8 +222,8 @@ class PairedFolder:
         picture, answer = self.pairs[i]
         path = picture
         try:
-            image = read_image(picture)
-            sample = Sample(self.keys[i], image)
+            image, encoded = read_file(picture)
+            sample = Sample(self.keys[i], image, {}, encoded)
             if kinds is None or self.kind in kinds:
                 path = answer
                 annotation = TARGETS[self.kind].load(answer, sample.size, self.options)

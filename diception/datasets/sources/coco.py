@@ -95,13 +95,13 @@ def _by_image(content: Mapping[str, Any]) -> dict[int, list[Record]]:
     return grouped
 
 
-def _image_file(folder: Path, name: str) -> Path:
+def image_file(folder: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"image name {name!r} leaves the folder {folder}")
     return folder / name
 
 
-def _key(name: str) -> str:
+def image_key(name: str) -> str:
     """A sample's key: the image's path without its ending, in characters that a tar's members may have."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", PurePosixPath(name).with_suffix("").as_posix())
 
@@ -109,8 +109,8 @@ def _key(name: str) -> str:
 def list_images(images: Path, content: Mapping[str, Any]) -> list[tuple[Record, Path]]:
     """The file's images in the order of their ids; ValueError with the number and an example where some are absent."""
     records = sorted(content["images"], key=lambda record: record["id"])
-    files = [_image_file(images, record["file_name"]) for record in records]
-    keys = Counter(_key(record["file_name"]) for record in records)
+    files = [image_file(images, record["file_name"]) for record in records]
+    keys = Counter(image_key(record["file_name"]) for record in records)
     if repeated := [key for key, count in keys.items() if count > 1]:
         raise ValueError(f"{len(repeated)} keys belong to several images, the first is {repeated[0]!r}")
     absent = [file for file in files if not file.is_file()]
@@ -136,7 +136,7 @@ class CocoData:
 
     def key(self, i: int) -> str:
         """Key of image i."""
-        return _key(self.images[i][0]["file_name"])
+        return image_key(self.images[i][0]["file_name"])
 
     def __getitem__(self, i: int) -> Sample:
         """ValueError naming the file where the image does not decode or the annotations do not fit it."""
