@@ -12,7 +12,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 
 from diception.annotations import KINDS, Annotation, DepthMap, InstanceMasks, Keypoints, NormalMap
 from diception.datasets.mixture import PositionSampler, Source, Stream
-from diception.datasets.sample import Batch, Example, Sample, collate_training, read_reduced
+from diception.datasets.sample import Batch, Example, Sample, collate_training
 from diception.datasets.shards import ShardReader, ShardWriter, write_samples
 from diception.datasets.transforms import Augment
 from diception.tasks import Task, get_task
@@ -54,20 +54,6 @@ ROWS = (
 )
 
 
-class Small:
-    """A reader that decodes images no larger than the model needs."""
-
-    def __init__(self, reader: ShardReader, size: int) -> None:
-        self.reader, self.at_least = reader, Augment().at_least(size)
-        self.kinds, self.serving = reader.kinds, reader.serving
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def read(self, i: int, kinds: Collection[str] | None = None) -> Sample:
-        return read_reduced(self.reader, i, kinds, self.at_least)
-
-
 def make_shards(data: Path, folder: Path) -> None:
     """Every set as four shards of `STORED` samples in all, repeated where the set is small."""
     for name, (kind, where, samples) in SETS.items():
@@ -85,7 +71,7 @@ def shards_of(folder: Path, name: str) -> list[str]:
 
 def ours(shards: list[str], task: Task, size: int, workers: int) -> Iterable[Batch]:
     """The stream as training reads it."""
-    source = Source("a", Small(ShardReader(shards), size), 1.0, {task.name: 1.0})
+    source = Source("a", ShardReader(shards), 1.0, {task.name: 1.0})
     stream = Stream(sources=[source], tasks={task.name: task}, size=size, seed=0)
     sampler = PositionSampler(BATCH, 0, 1 << 30)
     return DataLoader(stream, batch_sampler=sampler, collate_fn=collate_training, num_workers=workers)
