@@ -121,6 +121,13 @@ def test_the_cache_stays_within_its_size_and_drops_the_oldest(far: tuple[Server,
     assert tars(server) == {f"shard-{i:06d}.tar": 2 if i == 0 else 1 for i in range(4)}
 
 
+def test_a_shard_larger_than_the_cache_is_read_all_the_same(far: tuple[Server, str], tmp_path: Path) -> None:
+    _, url = far
+    reader = ShardReader(url, ShardCache(tmp_path / "near", max_bytes=1))
+    assert [reader.read(i).key for i in (0, 4, 1)] == ["s0000", "s0004", "s0001"]
+    assert len(list((tmp_path / "near").glob("*.tar"))) == 1
+
+
 def _read_all(url: str, folder: Path) -> None:
     reader = ShardReader(url, ShardCache(folder))
     assert [reader.read(i).key for i in range(12)] == [f"s{i:04d}" for i in range(12)]
