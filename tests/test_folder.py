@@ -140,7 +140,7 @@ def test_pairs_are_found_by_name(tmp_path: Path) -> None:
         PairedFolder(images, folder, "mask")
     with pytest.raises(ValueError, match="no such folder"):
         PairedFolder(tmp_path / "nowhere", folder, "mask")
-    with pytest.raises(ValueError, match="allowed are mask, labels, depth"):
+    with pytest.raises(ValueError, match="allowed are mask, instances, labels, depth"):
         PairedFolder(images, folder, "masks")
     save_images(images, 1, ending="jpg")
     with pytest.raises(ValueError, match="two files of one name"):
