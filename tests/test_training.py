@@ -205,6 +205,22 @@ def test_a_run_stopped_by_its_time_limit_goes_on_where_it_was(train_config: Trai
     assert_equal(weights(whole), weights(Path(limited.run) / "model"))
 
 
+def test_a_signal_to_the_whole_group_with_loaders_stops_it_too(train_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(train_config, steps=3000, checkpoint_every=1000, data=replace(train_config.data, workers=2))
+    save_config(config, tmp_path / "group.yaml")
+    command = [sys.executable, str(ROOT / "train" / "multitask.py"), str(tmp_path / "group.yaml")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    logs = Path(config.run) / "logs" / "step_00000000" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not logs.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "stopped; the same command goes on" in out
+    assert newest_checkpoint(Path(config.run)) is not None
+
+
 def _train_until(config: TrainConfig, steps: int) -> Path:
     class Stop(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:

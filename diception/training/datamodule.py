@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
@@ -44,10 +46,17 @@ class StreamModule(L.LightningDataModule):
             batch_sampler=sampler,
             collate_fn=collate_training,
             num_workers=workers,
+            worker_init_fn=_leave_signals,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=4 if workers else None,
         )
+
+
+def _leave_signals(worker: int) -> None:
+    """A scheduler signals the whole group; the trainer decides when to stop, and its loaders end with it."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def open_cache(data: DataConfig) -> ShardCache:
