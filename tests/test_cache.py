@@ -100,6 +100,16 @@ def test_a_failed_fetch_is_tried_again(far: tuple[Server, str], tmp_path: Path) 
     assert not list((tmp_path / "near").glob(".*.tmp"))
 
 
+def test_a_shard_that_is_not_the_one_of_its_index_is_not_read(far: tuple[Server, str], tmp_path: Path) -> None:
+    server, url = far
+    reader = ShardReader(url, ShardCache(tmp_path / "near"))
+    shard = server.folder / "shard-000003.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])
+    with pytest.raises(CorruptSample, match=r"shard-000003\.tar.* bytes, its index is of a tar of"):
+        reader.read(10)
+    assert reader.read(1).key == "s0001" and len(list((tmp_path / "near").glob("*.tar"))) == 1
+
+
 def test_a_shard_without_an_index_is_scanned_once(far: tuple[Server, str], tmp_path: Path) -> None:
     server, url = far
     index_path(server.folder / "shard-000001.tar").unlink()

@@ -69,9 +69,19 @@ class ShardCache:
             if path.exists():
                 os.utime(path)
             else:
-                _retry(url, lambda: _copy(url, path))
+                _retry(url, lambda: self._fetch_whole(url, path))
                 self._make_room(path)
         return path
+
+    def _fetch_whole(self, url: str, path: Path) -> None:
+        """The tar, of the size that its index says: another one's samples would lie elsewhere."""
+        _copy(url, path)
+        beside = index_path(path)
+        if beside.exists() and (wanted := ShardIndex.load(beside).tar_size) != (size := path.stat().st_size):
+            path.unlink()
+            raise ValueError(
+                f"it has {size} bytes, its index is of a tar of {wanted}; if it was replaced, remove {beside}"
+            )
 
     def _fetch_index(self, url: str, beside: Path) -> None:
         if not url.startswith("pipe:") and url.endswith(".tar"):
