@@ -71,10 +71,19 @@ def test_depth_of_another_size_is_refused_or_stretched(tmp_path: Path) -> None:
     assert DepthData(*patterns, DepthOptions(resize=True))[0].annotations["depth"].size == SIZE
 
 
-def test_exr_is_read_or_refused_clearly(tmp_path: Path) -> None:
-    (tmp_path / "a.exr").write_bytes(b"no exr")
-    with pytest.raises(ValueError, match=r"a\.exr: "):
-        read_array(tmp_path / "a.exr")
+def test_exr_arrives_in_metres_and_what_is_none_is_refused(tmp_path: Path, metres: np.ndarray) -> None:
+    exr = pytest.importorskip("OpenEXR")
+    save_image(tmp_path / "a.jpg")
+    file = tmp_path / "a.exr"
+    exr.File({"type": exr.scanlineimage}, {"Z": metres.astype(np.float32)}).write(str(file))
+    depth = DepthData(str(tmp_path / "*.jpg"), str(tmp_path / "*.exr"))[0].annotations["depth"]
+    assert np.allclose(depth.to_array(), metres, atol=1e-5)
+    exr.File({"type": exr.scanlineimage}, {"RGB": np.dstack([metres] * 3).astype(np.float32)}).write(str(file))
+    assert read_array(file).shape == (*SIZE, 3)
+    for broken in (b"no exr", file.read_bytes()[:90]):
+        file.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"a\.exr: "):
+            read_array(file)
 
 
 def test_stars_say_what_belongs_together(tmp_path: Path) -> None:

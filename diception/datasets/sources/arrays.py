@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diception.datasets.images import DECODE_ERRORS, MAX_PIXELS, image_size
 
-NO_EXR = "this build of OpenCV does not read EXR; convert the files to npy"
+NO_EXR = "EXR needs `pip install 'diception[exr]'`; or convert the files to npy"
 
 
 def read_array(path: Path) -> NDArray[Any]:
@@ -24,7 +24,7 @@ def read_array(path: Path) -> NDArray[Any]:
     """
     try:
         suffix = path.suffix.lower()
-        values = {".npy": _read_npy, ".pfm": _read_pfm}.get(suffix, _read_picture)(path)
+        values = {".npy": _read_npy, ".pfm": _read_pfm, ".exr": _read_exr}.get(suffix, _read_picture)(path)
         if values.size == 0:
             raise ValueError(f"it holds no numbers, its shape is {values.shape}")
         return values
@@ -34,9 +34,34 @@ def read_array(path: Path) -> NDArray[Any]:
 
 
 def check_exr() -> None:
-    """ValueError where OpenCV is built without EXR."""
-    if re.search(r"OpenEXR:\s+NO\b", cv2.getBuildInformation()):
+    """ValueError where the library that reads EXR is not installed."""
+    if importlib.util.find_spec("OpenEXR") is None:
         raise ValueError(NO_EXR)
+
+
+def _read_exr(path: Path) -> NDArray[Any]:
+    """The one channel of a file, or its R, G and B."""
+    check_exr()
+    import OpenEXR
+
+    with open(path, "rb") as file:
+        if file.read(4) != b"\x76\x2f\x31\x01":
+            raise ValueError("not an EXR file")
+    try:
+        low, high = (
+            np.asarray(corner, int) for corner in OpenEXR.File(str(path), header_only=True).header()["dataWindow"]
+        )
+        if np.prod(high - low + 1) > MAX_PIXELS:
+            raise ValueError(f"has {tuple(high - low + 1)} pixels, at most {MAX_PIXELS} are allowed")
+        with OpenEXR.File(str(path), separate_channels=True) as image:
+            planes = {name: np.array(channel.pixels) for name, channel in image.channels().items()}
+    except RuntimeError as error:
+        raise ValueError(f"does not decode: {error}") from error
+    if {"R", "G", "B"} <= planes.keys():
+        return np.stack([planes[name] for name in "RGB"], axis=-1)
+    if len(planes) != 1:
+        raise ValueError(f"has the channels {', '.join(planes)}; one, or R, G and B, are read")
+    return next(iter(planes.values()))
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
@@ -62,16 +87,12 @@ def _read_pfm(path: Path) -> NDArray[np.float32]:
 
 
 def _read_picture(path: Path) -> NDArray[Any]:
-    exr = path.suffix.lower() == ".exr"
-    if exr:
-        check_exr()
-        os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # asked for at the first use
-    elif np.prod(image_size(path)) > MAX_PIXELS:
+    if np.prod(image_size(path)) > MAX_PIXELS:
         raise ValueError(f"has {image_size(path)} pixels, at most {MAX_PIXELS} are allowed")
     try:
         values = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ValueError(f"does not decode: {error.err}") from error
     if values is None:
-        raise ValueError("does not decode" + (f", or {NO_EXR}" if exr else ""))
+        raise ValueError("does not decode")
     return values if values.ndim == 2 else values[..., 2::-1]
