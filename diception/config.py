@@ -83,8 +83,13 @@ class ModelConfig:
     """For `small`: length of the prompt."""
     point_encoding: str = "grid"
     """For `small`: `grid` or `fourier`."""
-    gradient_checkpointing: bool = False
-    """Recompute blocks in the backward pass: less memory, a third more compute."""
+    gradient_checkpointing: int = 0
+    """Every so-manieth block is computed again in the backward pass: 1 is every block, which takes least memory and a
+    third more compute; 2 every second one; 0 none."""
+    compile: bool = False
+    """`torch.compile` of the blocks, which share their code: minutes at the start, faster steps on a GPU."""
+    autoencoder_precision: str = "fp32"
+    """In which the frozen autoencoder encodes image and target: `fp32` or `bf16`."""
 
 
 @dataclass
@@ -110,11 +115,15 @@ class FlowConfig:
     """The density of sigma in training."""
 
     density: str = "logit_normal"
-    """`logit_normal` or `uniform`."""
+    """`logit_normal`, `uniform`, `mode` or `cosmap`."""
     mean: float = 0.0
     """Mean of the normal under the sigmoid."""
     std: float = 1.0
     """Its standard deviation."""
+    mode_scale: float = 1.29
+    """Of `mode`: above 0 the middle is favoured, below 0 the ends."""
+    weighting: str = "none"
+    """What the loss counts at a sigma: `none` for 1, `cosmap`, or `clean` for sigma squared."""
     share_at_one: float = 0.0
     """Share of samples with sigma 1 exactly; a small model from random weights needs about a third."""
     prompt_dropout: float = 0.1
@@ -125,6 +134,8 @@ class FlowConfig:
 class OptimConfig:
     """AdamW and its schedule."""
 
+    name: str = "adamw"
+    """`adamw`, or `adamw8bit`: moments in 8 bits, by bitsandbytes."""
     lr: float = 2e-5
     """Peak learning rate."""
     warmup: int = 100
@@ -184,14 +195,18 @@ class TrainConfig:
     """The batch is split in this many parts, one after the other on every device."""
     precision: str = "32-true"
     """`32-true` or `bf16-mixed`."""
+    strategy: str = "auto"
+    """`ddp`: every device holds the whole model; `fsdp`: each a piece of it; `auto`: `ddp` on several devices."""
     devices: int = 1
     """Processes on this node."""
     nodes: int = 1
     """Nodes."""
     log_every: int = 20
     """Steps between two lines of the logs."""
+    loggers: list[str] = field(default_factory=lambda: ["csv", "tensorboard"])
+    """Where they go: `csv`, `tensorboard`, `wandb`."""
     validate_every: int = 500
-    """Steps between two validations; 0 means only at the end."""
+    """Steps between two validations, the first before any training; 0 means only at the end."""
     checkpoint_every: int = 250
     """Steps between two checkpoints."""
     keep_checkpoints: int = 2

@@ -68,15 +68,21 @@ class HeldOut:
     Points and categories are drawn once, keyed on (seed, index), so that every model answers the same questions.
     """
 
-    def __init__(self, task: Task, reader: Reader, count: int, size: int, seed: int = 0):
+    def __init__(self, task: Task, reader: Reader, count: int, size: int, seed: int = 0, name: str = ""):
+        """`name`: in logs; the task's by default."""
         self.task, self.reader, self.size, self.seed = task.measured(), reader, size, seed
+        self.name = name or task.name
         self.indices = self._serving(count)
 
-    def share(self, rank: int, ranks: int) -> HeldOut:
-        """The samples of one rank; the ranks' shares are disjoint and together everything."""
-        share = copy.copy(self)
-        share.indices = self.indices[rank::ranks]
-        return share
+    def share(self, rank: int, ranks: int) -> tuple[HeldOut, int]:
+        """The samples of one rank, and how many of them are its own.
+
+        The ranks' own samples are disjoint and together everything. Behind them a rank may have one more, so that all
+        have as many: a model in pieces wants the same calls on every rank.
+        """
+        share, own = copy.copy(self), self.indices[rank::ranks]
+        share.indices = own + self.indices[: math.ceil(len(self) / ranks) - len(own)]
+        return share, len(own)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -142,10 +148,12 @@ def evaluate_protocols(
     """The same under all protocols of the task, the main one first."""
     if not len(held_out):
         raise ValueError(f"no sample of the given data serves task {held_out.task.name!r}")
-    evaluators, own = held_out.task.evaluators(), held_out.share(*world())
-    painted = predictions(model, own, sampling, batch_size)
-    for _ in progress(range(len(own))):
+    evaluators, (share, own) = held_out.task.evaluators(), held_out.share(*world())
+    painted = predictions(model, share, sampling, batch_size)
+    for number in progress(range(len(share))):
         rgb, truth = next(painted)
+        if number >= own:
+            continue
         found = held_out.task.decode(rgb)
         for evaluator in evaluators:
             evaluator.update(found, truth)

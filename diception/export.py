@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from diception.model.checkpoint import load_model, save_model, text_encoder_loader
 from diception.model.diception import Diception
@@ -12,6 +13,9 @@ from diception.model.lora import load_adapter, merge_adapter
 from diception.model.release import from_release, to_release
 from diception.tasks import released_tasks
 from diception.tasks.categories import COCO_CATEGORIES
+
+BEST = Path("checkpoints", "best.safetensors")
+"""Where a run folder keeps the weights with the lowest validation loss."""
 
 CARD = """---
 license: {licence}
@@ -38,7 +42,11 @@ prediction.annotation
 
 
 def export_directory(
-    run: str | Path, out: str | Path, adapter: str | Path | None = None, dtype: torch.dtype = torch.float32
+    run: str | Path,
+    out: str | Path,
+    adapter: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    best: bool = False,
 ) -> Path:
     """Writes the model of a run folder (or of a model directory) to `out`.
 
@@ -47,12 +55,17 @@ def export_directory(
         out: must not exist.
         adapter: merged into the weights; its task joins the model's.
         dtype: of the stored transformer weights.
+        best: the run's weights with the lowest validation loss, not those of its end.
 
     Raises:
-        ValueError: no model there, `out` exists, the adapter was made for another model.
+        ValueError: no model there, no validation was run, `out` exists, the adapter was made for another model.
     """
     out = _new(out)
-    return _write(_load(run, adapter), out, dtype)
+    model = _load(run)
+    if best:
+        _fill(model, Path(run) / BEST)
+    _merge(model, adapter)
+    return _write(model, out, dtype)
 
 
 def export_release(run: str | Path, out: str | Path, adapter: str | Path | None = None) -> Path:
@@ -67,7 +80,9 @@ def export_release(run: str | Path, out: str | Path, adapter: str | Path | None 
         ValueError: what `export_directory` refuses, or a model that the released code cannot load.
     """
     out = _new(out)
-    values = to_release(_load(run, adapter, dtype=None))
+    model = _load(run, dtype=None)
+    _merge(model, adapter)
+    values = to_release(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     torch.save(values, partial)
@@ -115,16 +130,31 @@ def _new(out: str | Path) -> Path:
     return Path(out)
 
 
-def _load(run: str | Path, adapter: str | Path | None, dtype: torch.dtype | None = torch.float32) -> Diception:
-    """The model of a run folder or a model directory, with an adapter merged in; None keeps the stored type."""
+def _load(run: str | Path, dtype: torch.dtype | None = torch.float32) -> Diception:
+    """The model of a run folder or a model directory; None keeps the stored type."""
     trained = Path(run) / "model"
-    model = load_model(trained if trained.is_dir() else run, dtype=dtype)
+    return load_model(trained if trained.is_dir() else run, dtype=dtype)
+
+
+def _merge(model: Diception, adapter: str | Path | None) -> None:
+    """Folds an adapter into the weights; its task joins the model's."""
     if adapter is not None:
         info = load_adapter(model, adapter)
         merge_adapter(model)
         others = [task for task in model.settings.tasks if task["name"] != info.task["name"]]
         model.settings.tasks = [*others, info.task]
-    return model
+
+
+@torch.no_grad()
+def _fill(model: Diception, weights: Path) -> None:
+    """Trained weights by name into a model; a ValueError where they are not its."""
+    if not weights.is_file():
+        raise ValueError(f"no {weights}: the run has validated nothing yet")
+    own, stored = dict(model.named_parameters()), load_file(weights)
+    if strange := sorted(stored.keys() - own):
+        raise ValueError(f"{weights} has weights that the model does not have: {', '.join(strange[:5])}")
+    for name, tensor in stored.items():
+        own[name].copy_(tensor)
 
 
 def _write(model: Diception, out: Path, dtype: torch.dtype | None) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-DENSITIES = ("logit_normal", "uniform")
+DENSITIES = ("logit_normal", "uniform", "mode", "cosmap")
+WEIGHTINGS = ("none", "cosmap", "clean")
 
 
 def add_noise(latents: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
@@ -66,15 +68,64 @@ class Draw:
     """(B,) bool: these samples are trained without prompt and points, for guidance."""
 
 
-def draw(
-    seeds: Tensor,
-    shape: tuple[int, ...],
-    density: str = "logit_normal",
-    mean: float = 0.0,
-    std: float = 1.0,
-    share_at_one: float = 0.0,
-    prompt_dropout: float = 0.0,
-) -> Draw:
+@dataclass(frozen=True)
+class Density:
+    """The density of sigma in training; what it draws from changes which sigmas are seen, not what the loss weighs."""
+
+    name: str = "logit_normal"
+    """`logit_normal`: sigmoid(N(mean, std)) (SD3 eq. 19); `uniform`; `mode`: heavy tails (SD3 eq. 20); `cosmap`:
+    the cosine schedule's (SD3 eq. 21)."""
+    mean: float = 0.0
+    """Of `logit_normal`."""
+    std: float = 1.0
+    """Of `logit_normal`."""
+    mode_scale: float = 1.29
+    """Of `mode`: above 0 the middle is favoured, below 0 the ends."""
+    share_at_one: float = 0.0
+    """This share of samples has sigma 1 exactly; a small model from random weights needs it."""
+
+    def __post_init__(self) -> None:
+        """ValueError where the name is unknown."""
+        if self.name not in DENSITIES:
+            raise ValueError(f"density is {self.name!r}; allowed: {', '.join(DENSITIES)}")
+
+    def sigma(self, normal: Tensor, uniform: Tensor, at_one: Tensor) -> Tensor:
+        """Sigma () in (0, 1] from one standard normal and two uniform numbers in [0, 1)."""
+        if self.name == "logit_normal":
+            sigma = torch.sigmoid(self.mean + self.std * normal)
+        elif self.name == "mode":
+            sigma = 1 - uniform - self.mode_scale * (torch.cos(math.pi / 2 * uniform) ** 2 - 1 + uniform)
+        elif self.name == "cosmap":
+            sigma = 1 / (torch.tan(math.pi / 2 * uniform) + 1)
+        else:
+            sigma = 1 - uniform
+        return torch.where(at_one < self.share_at_one, torch.ones(()), sigma)
+
+
+def loss_weight(sigmas: Tensor, weighting: str) -> Tensor:
+    """What a sample's loss counts at its sigma, (B,); independent of the density that sigma was drawn from.
+
+    Args:
+        sigmas: (B,) in [0, 1].
+        weighting: `none`; `cosmap`: 2 / (pi (1 - 2 sigma + 2 sigma^2)) (SD3 section 3.1); `clean`: sigma^2, with which
+            the error of the velocity is that of the clean latents that it implies.
+
+    Raises:
+        ValueError: unknown weighting.
+    """
+    check_weighting(weighting)
+    if weighting == "cosmap":
+        return 2 / (math.pi * (1 - 2 * sigmas + 2 * sigmas**2))
+    return sigmas**2 if weighting == "clean" else torch.ones_like(sigmas)
+
+
+def check_weighting(weighting: str) -> None:
+    """ValueError unless it is one of WEIGHTINGS."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"flow.weighting is {weighting!r}; allowed: {', '.join(WEIGHTINGS)}")
+
+
+def draw(seeds: Tensor, shape: tuple[int, ...], density: Density | None = None, prompt_dropout: float = 0.0) -> Draw:
     """Noise, sigma and prompt dropout of every sample from the sample's own seed.
 
     Because nothing depends on the batch around a sample, a step is the same on any number of ranks and after any
@@ -83,30 +134,19 @@ def draw(
     Args:
         seeds: (B,) int64.
         shape: (C, h, w) of one sample's latents.
-        density: `logit_normal`: sigmoid(N(mean, std)) (SD3 section 3.1), or `uniform`.
-        share_at_one: this share of samples has sigma 1 exactly; a small model from random weights needs it.
+        density: of sigma; logit-normal(0, 1) by default.
         prompt_dropout: share of samples whose prompt is dropped.
-
-    Raises:
-        ValueError: unknown density.
     """
-    check_density(density)
+    density = density or Density()
     noise, sigmas, dropped = [], [], []
     for seed in seeds.tolist():
         generator = torch.Generator().manual_seed(seed)
         noise.append(torch.randn(shape, generator=generator))
         normal = torch.randn((), generator=generator)
         uniform, at_one, drop = torch.rand(3, generator=generator).unbind()
-        sigma = torch.sigmoid(mean + std * normal) if density == "logit_normal" else 1 - uniform
-        sigmas.append(torch.where(at_one < share_at_one, torch.ones(()), sigma))
+        sigmas.append(density.sigma(normal, uniform, at_one))
         dropped.append(drop < prompt_dropout)
     return Draw(torch.stack(noise), torch.stack(sigmas), torch.stack(dropped))
-
-
-def check_density(density: str) -> None:
-    """ValueError unless it is one of DENSITIES."""
-    if density not in DENSITIES:
-        raise ValueError(f"density is {density!r}; allowed: {', '.join(DENSITIES)}")
 
 
 def seeded_noise(seeds: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -45,7 +45,9 @@ def reader() -> MemoryReader:
 
 def held_out(task: str | Task, reader: MemoryReader, count: int = 8, rank: int = 0, world: int = 1) -> HeldOut:
     chosen = get_task(task) if isinstance(task, str) else task
-    return HeldOut(chosen, reader, count, SIZE, seed=5).share(rank, world)
+    share, own = HeldOut(chosen, reader, count, SIZE, seed=5).share(rank, world)
+    share.indices = share.indices[:own]
+    return share
 
 
 def content(example: Example) -> tuple[str, str, int, bytes, bytes, bytes]:

@@ -277,7 +277,7 @@ def test_validation_writes_losses_at_fixed_sigmas(train_config: TrainConfig) -> 
     data = replace(train_config.data, validation=[replace(train_config.data.sources[0], tasks={"depth": 1.0})])
     train(replace(train_config, data=data, steps=2, validate_every=1))
     lines = [json.loads(line) for line in Path(train_config.run, "validation.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2]
+    assert [line["step"] for line in lines] == [0, 1, 2]
     assert all(len(line["losses"]["depth"]) == len(FIXED_SIGMAS) for line in lines)
     logged = Path(train_config.run, "logs", "step_00000000", "metrics.csv").read_text()
     assert "val_loss/depth/sigma_0.55" in logged and "data_wait" in logged

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a model directory (default), or the released code's .pth",
     )
     parser.add_argument("--merge-adapter", type=Path, help="fold this adapter into the weights")
+    parser.add_argument("--best", action="store_true", help="the run's weights with the lowest validation loss")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the directory's weights"
     )
@@ -29,8 +30,12 @@ def run(arguments: argparse.Namespace) -> None:
     from diception.export import export_directory, export_release
 
     if arguments.format == "release":
+        if arguments.best:
+            raise ValueError("--best goes with --format directory; export that folder again as a release")
         export_release(arguments.run, arguments.out, arguments.merge_adapter)
         print("the file says neither the order of points nor the encodings; they are in the model's diception.json")
     else:
-        export_directory(arguments.run, arguments.out, arguments.merge_adapter, getattr(torch, arguments.dtype))
+        export_directory(
+            arguments.run, arguments.out, arguments.merge_adapter, getattr(torch, arguments.dtype), arguments.best
+        )
     print(f"model: {arguments.out}")

@@ -56,12 +56,12 @@ def quantize_blocks(model: Diception, kind: str, device: str | torch.device) -> 
     """
     if kind not in QUANTIZATIONS:
         raise ValueError(f"quantize is {kind!r}; allowed: {', '.join(QUANTIZATIONS)}")
-    bitsandbytes = _bitsandbytes()
+    library = bitsandbytes()
     blocks = model.transformer.transformer_blocks
     linear = {name: m for name, m in blocks.named_modules() if isinstance(m, nn.Linear)}
     for name, module in linear.items():
         if not any(part in name for part in ADAPTER_PARTS):
-            blocks.set_submodule(name, _quantized(bitsandbytes, module, kind).to(device))
+            blocks.set_submodule(name, _quantized(library, module, kind).to(device))
 
 
 def is_quantized(model: Diception) -> bool:
@@ -69,8 +69,8 @@ def is_quantized(model: Diception) -> bool:
     return any(type(m).__module__.startswith("bitsandbytes") for m in model.transformer.modules())
 
 
-def _quantized(bitsandbytes: Any, linear: nn.Linear, kind: str) -> nn.Module:
-    layers, shape, has_bias = bitsandbytes.nn, (linear.in_features, linear.out_features), linear.bias is not None
+def _quantized(library: Any, linear: nn.Linear, kind: str) -> nn.Module:
+    layers, shape, has_bias = library.nn, (linear.in_features, linear.out_features), linear.bias is not None
     new: Any
     if kind == "int8":
         new = layers.Linear8bitLt(*shape, has_bias, has_fp16_weights=False)
@@ -82,11 +82,12 @@ def _quantized(bitsandbytes: Any, linear: nn.Linear, kind: str) -> nn.Module:
     return new
 
 
-def _bitsandbytes() -> ModuleType:
+def bitsandbytes() -> ModuleType:
+    """The library, which is optional; a ValueError says how to install it."""
     try:
         return importlib.import_module("bitsandbytes")
     except ImportError as error:
-        raise ValueError("quantize needs bitsandbytes: pip install 'diception[quantize]'") from error
+        raise ValueError("few bits need bitsandbytes: pip install 'diception[quantize]'") from error
 
 
 def _offload(model: Diception, device: torch.device) -> None:

@@ -198,6 +198,14 @@ class PromptBank:
         bank.put(prompts, context, pooled)
         return bank
 
+    def update(self, path: str | Path) -> None:
+        """Adds the prompts of a file, if it is there, made by the same encoder; a ValueError where by another."""
+        if Path(path).is_file():
+            other = PromptBank.load(path)
+            if other.description:
+                self._check(other.description)
+            self.put(other.prompts, *other[other.prompts])
+
     def _check(self, description: dict[str, Any]) -> None:
         if self.description and description["hash"] != self.description.get("hash"):
             raise ValueError(

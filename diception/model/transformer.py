@@ -25,6 +25,8 @@ class DiceptionTransformer(SD3Transformer2DModel):
     """
 
     _repeated_blocks = ["JointTransformerBlock"]  # what `compile_repeated_blocks` compiles; the parent names none
+    checkpoint_every = 1
+    """With gradient checkpointing, every so-manieth block is computed again in the backward pass."""
 
     def forward(
         self,
@@ -58,8 +60,9 @@ class DiceptionTransformer(SD3Transformer2DModel):
         if point_tokens is not None:
             context = torch.cat([context, point_tokens.to(context.dtype)], dim=1)
         condition = self.time_text_embed(timestep, pooled_projections)
-        for block in self.transformer_blocks:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
+        again = torch.is_grad_enabled() and self.gradient_checkpointing
+        for number, block in enumerate(self.transformer_blocks):
+            if again and number % self.checkpoint_every == 0:
                 checkpointed: Any = self._gradient_checkpointing_func
                 context, tokens = checkpointed(block, tokens, context, condition)
             else:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from diception.config import TrainConfig
+from diception.config import AutoencoderConfig, TrainConfig
 from diception.model.autoencoder import Autoencoder
 from diception.model.checkpoint import from_stable_diffusion, is_stable_diffusion, load_model
 from diception.model.diception import Diception, small_model
@@ -20,7 +20,8 @@ from diception.tasks import TASK_TYPES, Task, known_tasks, task_from_dict
 MAY_CHANGE = (
     *("run", "out", "steps", "devices", "nodes", "log_every", "validate_every", "checkpoint_every"),
     *("keep_checkpoints", "max_minutes", "workers", "data.workers", "data.validation", "data.validation_count"),
-    *("data.cache", "data.cache_gb", "data.max_corrupt", "optim.max_skipped"),
+    *("data.cache", "data.cache_gb", "data.max_corrupt", "optim.max_skipped", "strategy", "accumulate", "loggers"),
+    *("model.gradient_checkpointing", "model.compile"),
 )
 """Keys that a resumed run may give anew; with any other it would be another run. More steps stretch a cosine."""
 
@@ -77,6 +78,9 @@ def build_model(config: TrainConfig) -> Diception:
     else:
         model = load_model(config.model.base)
     model.autoencoder.requires_grad_(False)
+    if config.model.autoencoder_precision not in ("fp32", "bf16"):
+        raise ValueError(f"model.autoencoder_precision is {config.model.autoencoder_precision!r}; allowed: fp32, bf16")
+    model.autoencoder.encodes_in_bf16 = config.model.autoencoder_precision == "bf16"
     if config.adapter is not None:
         adapter = config.adapter
         generator = torch.Generator().manual_seed(config.seed)
@@ -85,6 +89,7 @@ def build_model(config: TrainConfig) -> Diception:
         )
     if config.model.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
+        model.transformer.checkpoint_every = config.model.gradient_checkpointing
     return model
 
 
@@ -93,7 +98,7 @@ def build_tasks(config: TrainConfig, model: Diception) -> dict[str, Task]:
     return config_tasks(config, model.settings.tasks)
 
 
-def config_tasks(config: TrainConfig, trained: Sequence[dict[str, Any]]) -> dict[str, Task]:
+def config_tasks(config: TrainConfig | AutoencoderConfig, trained: Sequence[dict[str, Any]]) -> dict[str, Task]:
     """`build_tasks` from what a model says of the tasks it was trained with."""
     tasks = {task.name: task for task in known_tasks()}
     tasks |= {entry["name"]: task_from_dict(entry) for entry in trained}

@@ -1,37 +1,30 @@
-"""Callbacks: progress with samples per second, and validation that runs `generate` and draws a panel."""
+"""Callbacks: progress and what is watched while training, and stopping with a checkpoint."""
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
-from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
 
-from diception.config import SamplingConfig
-from diception.datasets.sample import collate
-from diception.evaluation import HeldOut, Score, evaluate
-from diception.panel import predict_rows, save_panel
+from diception.config import TrainConfig
 from diception.training.checkpoints import checkpoint_path, drop_oldest
-from diception.training.optim import EMA
-
-LOSS_SAMPLES = 8
-"""Of each task, for the losses at fixed sigmas."""
+from diception.training.flops import peak_flops
 
 
-class Progress(L.Callback):
-    """A bar over the optimizer steps; throughput, the share of time spent waiting for data, and memory in the logs."""
+class Watch(L.Callback):
+    """A bar over the optimizer steps, and lines of the logs: losses, speed, waiting for data, gradient, memory."""
 
-    def __init__(self, batch_size: int, log_every: int):
-        self.batch_size, self.log_every = batch_size, log_every
+    def __init__(self, config: TrainConfig, flops: float):
+        """`flops`: of one sample."""
+        self.config, self.flops = config, flops
+        self.peak: float | None = None
+        """Operations a second that all devices together could do, if known."""
         self.bar: tqdm | None = None
         self.clock, self.step = 0.0, 0
         self.waited, self.ended = 0.0, 0.0
@@ -39,6 +32,8 @@ class Progress(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.clock, self.step = time.perf_counter(), trainer.global_step
         self.waited, self.ended = 0.0, self.clock
+        peak = peak_flops(pl_module.device, self.config.precision)
+        self.peak = None if peak is None else peak * trainer.world_size
         if trainer.is_global_zero:
             self.bar = tqdm(
                 total=trainer.max_steps, initial=trainer.global_step, unit="step", desc="train", mininterval=2
@@ -49,19 +44,30 @@ class Progress(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.ended = time.perf_counter()
-        done = trainer.global_step - self.step
-        if done < self.log_every:
+        # At the same steps whenever the run was started, or a resumed one would log other means.
+        if trainer.global_step == self.step or trainer.global_step % self.config.log_every:
             return
+        losses = pl_module.logged()  # waits for the device, so that the clock is right
+        self.ended = time.perf_counter()
+        speed = self._speed(pl_module, trainer.global_step - self.step)
+        other = {"grad_norm": pl_module.grad_norm, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        for logger in trainer.loggers:
+            logger.log_metrics(losses | speed | other, step=trainer.global_step)
+        self.clock, self.step, self.waited = self.ended, trainer.global_step, 0.0
+        if self.bar is not None:
+            shown = {"loss": f"{losses['loss']:.4f}", "samples_per_s": f"{speed['samples_per_s']:.3g}"}
+            self.bar.set_postfix(shown, refresh=False)
+            self.bar.update(trainer.global_step - self.bar.n)
+
+    def _speed(self, pl_module: Any, steps: int) -> dict[str, float]:
         elapsed = self.ended - self.clock
-        rate = done * self.batch_size / elapsed
-        values = {"samples_per_s": rate, "data_wait": self.waited / elapsed}
+        rate = steps * self.config.batch_size / elapsed
+        values = {"samples_per_s": rate, "tflops": rate * self.flops / 1e12, "data_wait": self.waited / elapsed}
+        if self.peak is not None:
+            values["peak_share"] = rate * self.flops / self.peak
         if pl_module.device.type == "cuda":
             values["memory_gb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9
-        self.clock, self.step, self.waited = self.ended, trainer.global_step, 0.0
-        pl_module.log_dict(values | {"lr": trainer.optimizers[0].param_groups[0]["lr"]})
-        if self.bar is not None:
-            self.bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", samples_per_s=f"{rate:.0f}", refresh=False)
-            self.bar.update(trainer.global_step - self.bar.n)
+        return values
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.bar is not None:
@@ -104,49 +110,3 @@ class Stop(L.Callback):
             trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
             if trainer.is_global_zero:
                 drop_oldest(self.folder, self.kept)
-
-
-class Validation(L.Callback):
-    """Every so many steps, and after the last: metrics of every task on fixed samples, and a panel, with the EMA."""
-
-    def __init__(
-        self, held_out: Sequence[HeldOut], sampling: SamplingConfig, every: int, folder: Path, ema: EMA | None
-    ):
-        self.held_out, self.sampling, self.every, self.folder, self.ema = held_out, sampling, every, folder, ema
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        last = trainer.global_step >= trainer.max_steps
-        due = self.every and trainer.global_step % self.every == 0
-        if (due or last) and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self.run(trainer, pl_module)
-
-    def run(self, trainer: L.Trainer, pl_module: Any) -> list[Score]:
-        """Evaluates now; rank 0 appends the scores to `validation.jsonl` and draws `panels/<step>.png`."""
-        if not self.held_out:
-            return []
-        pl_module.eval()
-        swapped = self.ema.swapped(pl_module.trained()) if self.ema else torch.no_grad()
-        with swapped:
-            scores = [evaluate(pl_module.model, held_out, self.sampling) for held_out in self.held_out]
-            losses = {held_out.task.name: _fixed_losses(pl_module, held_out) for held_out in self.held_out}
-            self._report(trainer, pl_module, scores, losses)
-        pl_module.train()
-        return scores
-
-    @rank_zero_only
-    def _report(self, trainer: L.Trainer, pl_module: Any, scores: list[Score], losses: dict[str, Any]) -> None:
-        step = trainer.global_step
-        metrics = {f"val/{s.task}/{name}": value for s in scores for name, value in s.metrics.items()}
-        metrics |= {f"val_loss/{t}/sigma_{s:g}": value for t, found in losses.items() for s, value in found.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=step)
-        with (self.folder / "validation.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, "scores": [s.as_dict() for s in scores], "losses": losses}) + "\n")
-        tqdm.write(f"step {step}: " + ", ".join(f"{s.task} {s.primary} {s.value:.3f}" for s in scores))
-        rows = [row for held_out in self.held_out for row in predict_rows(pl_module.model, held_out, self.sampling, 1)]
-        save_panel(rows, self.folder / "panels" / f"{step:08d}.png")
-
-
-def _fixed_losses(pl_module: Any, held_out: HeldOut) -> dict[float, float]:
-    batch = collate(list(islice(held_out, LOSS_SAMPLES)))
-    return pl_module.fixed_losses(batch.to(pl_module.device))

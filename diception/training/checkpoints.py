@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors import safe_open
+from torch import Tensor
+
+from diception.model.weights import write_tensors
 
 log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
+BEST = "diception_best"
+"""The entry of the file's metadata: step and loss."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -46,6 +55,25 @@ def newest_checkpoint(folder: Path) -> Path | None:
             return path
         log.warning("%s is damaged and passed over", path)
     return None
+
+
+def best_path(folder: Path) -> Path:
+    """Where a run folder keeps the averaged weights with the lowest validation loss; `export` reads them there."""
+    return folder / "checkpoints" / "best.safetensors"
+
+
+def best_loss(folder: Path) -> float:
+    """The validation loss of the best weights so far; infinite where there are none."""
+    if not best_path(folder).exists():
+        return math.inf
+    with safe_open(str(best_path(folder)), framework="pt") as file:
+        return json.loads(file.metadata()[BEST])["loss"]
+
+
+def write_best(folder: Path, weights: Mapping[str, Tensor], step: int, loss: float) -> None:
+    """Keeps trained weights, by name, as the best; those before are replaced whole or not at all."""
+    best_path(folder).parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(dict(weights), best_path(folder), {BEST: json.dumps({"step": step, "loss": loss})})
 
 
 def drop_oldest(folder: Path, kept: int) -> None:

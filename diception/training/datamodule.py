@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 
 import lightning as L
 import torch
@@ -84,11 +85,15 @@ def build_augment(config: AugmentConfig) -> Augment:
 
 
 def open_held_out(data: DataConfig, tasks: dict[str, Task]) -> list[HeldOut]:
-    """Held-out samples of every task that a validation source names."""
-    held_out = []
-    cache = open_cache(data)
+    """Held-out samples of every task that a validation source names; of two sources with one task, named by both."""
+    held_out, cache = [], open_cache(data)
+    served = Counter(task for config in data.validation for task in config.tasks)
     for config in data.validation:
         reader = ShardReader(config.shards, cache)
-        for name in config.tasks:
-            held_out.append(HeldOut(tasks[name], reader, data.validation_count, data.size))
+        for task in config.tasks:
+            name = task if served[task] == 1 else f"{config.name or config.shards}/{task}"
+            held_out.append(HeldOut(tasks[task], reader, data.validation_count, data.size, name=name))
+    names = [one.name for one in held_out]
+    if len(set(names)) < len(names):
+        raise ValueError(f"data.validation: source names repeat: {', '.join(names)}")
     return held_out

@@ -11,6 +11,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from diception.training.sharding import whole
+
 log = logging.getLogger(__name__)
 
 USUAL = 100
@@ -41,7 +43,7 @@ class Guard:
         """
         own = [parameter for parameter in parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in own if parameter.grad is not None]
-        norm = _whole(torch.nn.utils.get_total_norm(gradients))
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         value = float(norm)
         if math.isfinite(value) and not self._spikes(value):
             self.norms.append(value)
@@ -73,8 +75,3 @@ class Guard:
                 f"{len(self.skipped)} of the last {RECENT} steps were skipped, the last at step {step} with gradient "
                 f"norm {norm:g} and samples {', '.join(keys)}; lower optim.lr, or look at these samples"
             )
-
-
-def _whole(norm: Tensor) -> Tensor:
-    """The norm of gradients that lie on several ranks, as one number."""
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[attr-defined]

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from diception.config import TrainConfig
+from diception.config import FlowConfig, TrainConfig
 from diception.datasets.sample import Batch
-from diception.flow import add_noise, draw, flow_matching_loss, latent_weight, seeded_noise, velocity_target
+from diception.flow import (
+    Density,
+    add_noise,
+    check_weighting,
+    draw,
+    flow_matching_loss,
+    latent_weight,
+    loss_weight,
+    seeded_noise,
+    velocity_target,
+)
 from diception.model.diception import Diception
 from diception.training.guard import Guard
+from diception.training.meter import LossMeter
 from diception.training.optim import build_optimizer, build_schedule
+from diception.training.sharding import is_sharded, shard
 
-SIGMA_BANDS = (0.25, 0.5, 0.75, 0.999)
 FIXED_SIGMAS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95, 1.0)
 """At these the loss of validation samples is taken."""
 
@@ -23,26 +35,35 @@ FIXED_SIGMAS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 0.95, 1.0)
 class DiceptionModule(L.LightningModule):
     """Trains whatever parameters of the model require a gradient."""
 
-    def __init__(self, model: Diception, config: TrainConfig):
+    def __init__(self, model: Diception, config: TrainConfig, tasks: Sequence[str] = ()):
+        """`tasks`: names of those that the stream brings."""
         super().__init__()
         self.model = model
         self.config = config
+        self.density = build_density(config.flow)
+        self.meter = LossMeter(tasks)
+        self.grad_norm = 0.0
+        """Of the last step, before clipping."""
         self.guard = Guard(config.optim.clip, config.optim.spike, config.optim.max_skipped)
         self._keys: list[str] = []
         self.strict_loading = False  # checkpoints hold the trained parameters alone; on_load_checkpoint is strict
 
+    def configure_model(self) -> None:
+        if self.config.strategy == "fsdp" and not is_sharded(self.model):
+            shard(self.model, self.device_mesh["data_parallel"], self.config.precision)  # type: ignore[index]
+        if self.config.model.compile:
+            self.model.transformer.compile_repeated_blocks()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses, sigmas = self.losses(batch)
         self._keys += batch.keys
-        self.log_dict(_by_task_and_band(losses.detach(), sigmas, batch.tasks), batch_size=len(losses))
-        return losses.mean()
+        self.meter.add(losses.detach(), sigmas, batch.tasks, 1 - self._weight(batch).mean(dim=(1, 2, 3)))
+        return (losses * loss_weight(sigmas, self.config.flow.weighting)).mean()
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Flow-matching loss of every sample, (B,), and the sigmas (B,) at which it was taken."""
         latents = self._encode(batch)
-        flow = self.config.flow
-        shape = tuple(latents[0].shape[1:])
-        drawn = draw(batch.seeds, shape, flow.density, flow.mean, flow.std, flow.share_at_one, flow.prompt_dropout)
+        drawn = draw(batch.seeds, tuple(latents[0].shape[1:]), self.density, self.config.flow.prompt_dropout)
         noise, sigmas, dropped = (t.to(self.device) for t in (drawn.noise, drawn.sigmas, drawn.drop_prompt))
         return self._losses_at(batch, *latents, noise, sigmas, dropped), sigmas
 
@@ -65,30 +86,39 @@ class DiceptionModule(L.LightningModule):
         image_latents, latents = self.model.encode(torch.cat([batch.image, batch.target])).chunk(2)
         return image_latents, latents
 
+    def _weight(self, batch: Batch) -> Tensor:
+        """(B, 1, h, w), 1 where a latent cell counts in the loss."""
+        assert batch.valid is not None
+        return latent_weight(batch.valid, self.model.autoencoder.factor)
+
     def _losses_at(
         self, batch: Batch, image_latents: Tensor, latents: Tensor, noise: Tensor, sigmas: Tensor, dropped: Tensor
     ) -> Tensor:
         """(B,) losses at given noise, sigmas (B,) and dropped prompts (B,)."""
-        assert batch.valid is not None
         condition = self.model.condition(batch.prompts, batch.points, batch.point_mask)
         condition = condition.where(~dropped, self.model.uncondition(len(latents)))
         velocity = self.model.velocity(add_noise(latents, noise, sigmas), sigmas, image_latents, condition)
-        weight = latent_weight(batch.valid, batch.valid.shape[-1] // latents.shape[-1])
-        return flow_matching_loss(velocity, velocity_target(latents, noise), weight)
+        return flow_matching_loss(velocity, velocity_target(latents, noise), self._weight(batch))
+
+    def logged(self) -> dict[str, float]:
+        """Means of the losses since the last call, over all ranks, which all call."""
+        return self.meter.take(self._over_ranks)
+
+    def _over_ranks(self, sums: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(sums, reduce_op="sum")
 
     def trained(self) -> dict[str, Tensor]:
         """Parameters that training changes, by name."""
         return dict(self.model.trainable_parameters())
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.trained().values(), self.config.optim)
+        optimizer = build_optimizer(self.trained().values(), self.config.optim, fused=self.device.type == "cuda")
         schedule = build_schedule(optimizer, self.config.optim, self.config.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         keys, self._keys = self._keys, []
-        norm = self.guard(self.trained().values(), self.global_step, keys)
-        self.log("grad_norm", norm)
+        self.grad_norm = self.guard(self.trained().values(), self.global_step, keys)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -99,6 +129,7 @@ class DiceptionModule(L.LightningModule):
         # The bank grows as the stream brings new prompts; a resumed run must end with those of before, too.
         checkpoint["prompts"] = self.model.bank.prompts
         checkpoint["guard"] = self.guard.state()
+        checkpoint["meter"] = self._over_ranks(self.meter.sums.clone()).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         expected = {f"model.{name}" for name in self.trained()}
@@ -106,17 +137,21 @@ class DiceptionModule(L.LightningModule):
         if expected != found:
             wrong = ", ".join(sorted(expected ^ found)[:5])
             raise ValueError(f"the checkpoint was made by another model: {len(expected ^ found)} keys differ: {wrong}")
+        _set_batches(checkpoint, self.config.accumulate)
         self.guard.load(checkpoint["guard"])
+        if self.global_rank == 0:  # sums of all ranks
+            self.meter.sums = checkpoint["meter"]
         self.model.bank.add(set(checkpoint["prompts"]) - set(self.model.bank.prompts))
 
 
-def _by_task_and_band(losses: Tensor, sigmas: Tensor, tasks: list[str]) -> dict[str, Tensor]:
-    """Mean loss over all, per task, and per band of sigma (the last band is sigma 1: the task without any hint)."""
-    values = {"loss": losses.mean()}
-    for task in dict.fromkeys(tasks):
-        chosen = torch.tensor([t == task for t in tasks], device=losses.device)
-        values[f"loss/{task}"] = losses[chosen].mean()
-    bands = torch.bucketize(sigmas, torch.tensor(SIGMA_BANDS, device=sigmas.device))
-    for band in bands.unique().tolist():
-        values[f"loss_by_sigma/{band}"] = losses[bands == band].mean()
-    return values
+def build_density(config: FlowConfig) -> Density:
+    """The density of sigma that a config names; ValueError where it or the weighting is unknown."""
+    check_weighting(config.weighting)
+    return Density(config.density, config.mean, config.std, config.mode_scale, config.share_at_one)
+
+
+def _set_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Counts the batches before a checkpoint as this run would have, which may split steps into other parts."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        counts.update(dict.fromkeys(counts, checkpoint["global_step"] * accumulate))

@@ -12,12 +12,21 @@ import torch
 from torch import Tensor
 
 from diception.config import OptimConfig
+from diception.model.memory import bitsandbytes
+from diception.training.sharding import gather, spread_like
 
 SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = ("adamw", "adamw8bit")
 
 
-def build_optimizer(parameters: Iterable[Tensor], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW; vectors (biases, norms) are not decayed."""
+def build_optimizer(parameters: Iterable[Tensor], config: OptimConfig, fused: bool = False) -> torch.optim.Optimizer:
+    """AdamW, fused into one kernel where asked, or with moments in 8 bits; vectors (biases, norms) are not decayed.
+
+    Raises:
+        ValueError: unknown optimizer, or bitsandbytes is not installed.
+    """
+    if config.name not in OPTIMIZERS:
+        raise ValueError(f"optim.name is {config.name!r}; allowed: {', '.join(OPTIMIZERS)}")
     matrices, vectors = [], []
     for parameter in parameters:
         (matrices if parameter.ndim > 1 else vectors).append(parameter)
@@ -25,7 +34,10 @@ def build_optimizer(parameters: Iterable[Tensor], config: OptimConfig) -> torch.
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas)
+    filled = [group for group in groups if group["params"]]
+    if config.name == "adamw8bit":
+        return bitsandbytes().optim.AdamW8bit(filled, lr=config.lr, betas=config.betas)
+    return torch.optim.AdamW(filled, lr=config.lr, betas=config.betas, fused=fused or None)
 
 
 def build_schedule(
@@ -65,10 +77,12 @@ class EMA(L.Callback):
         self.updates = 0
         self.average: dict[str, Tensor] = {}
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        own = pl_module.trained()
         if not self.average:
-            self.average = {name: p.detach().float().clone() for name, p in pl_module.trained().items()}
-        self.average = {name: value.to(pl_module.device) for name, value in self.average.items()}
+            self.average = {name: p.detach().float().clone() for name, p in own.items()}
+        moved = {name: value.to(pl_module.device) for name, value in self.average.items()}
+        self.average = {name: spread_like(value, own[name]) for name, value in moved.items()}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         if trainer.global_step > self.updates:
@@ -89,7 +103,7 @@ class EMA(L.Callback):
                     p.copy_(own[name])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "average": self.average}
+        return {"updates": self.updates, "average": gather(self.average)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.updates, self.average = state_dict["updates"], state_dict["average"]

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from diception.config import TrainConfig
 from diception.datasets.mixture import BLOCK, Stream
-from diception.flow import check_density
 from diception.model.checkpoint import transformer_size
 from diception.training.build import build_model, check_same_run, config_tasks
 from diception.training.checkpoints import newest_checkpoint
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
+from diception.training.loggers import build_loggers
+from diception.training.module import build_density
 from diception.training.optim import check_schedule
+from diception.training.sharding import check_strategy
 
 FULL = {"weights": 4, "gradients": 4, "moments": 8}
 """Bytes a trained parameter; the moving average has 4 more."""
@@ -24,8 +26,10 @@ def plan(config: TrainConfig) -> str:
         ValueError: as `train` would, for whatever can be seen without the weights.
     """
     folder = Path(config.run)
-    check_density(config.flow.density)
+    build_density(config.flow)
     check_schedule(config.optim.schedule)
+    check_strategy(config)
+    build_loggers(config.loggers, folder, "")
     check_same_run(config, folder / "config.yaml")
     tasks = config_tasks(config, [])
     stream = open_stream(config.data, tasks, config.seed)

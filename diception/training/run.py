@@ -9,22 +9,25 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from diception.config import TrainConfig, save_config
 from diception.datasets.mixture import Stream
 from diception.evaluation import HeldOut
-from diception.flow import check_density
 from diception.model.checkpoint import save_model
 from diception.model.diception import Diception
 from diception.model.lora import save_adapter
 from diception.training.build import build_model, build_tasks, check_same_run
-from diception.training.callbacks import Progress, Stop, Validation
+from diception.training.callbacks import Stop, Watch
 from diception.training.checkpoints import WholeCheckpointIO, keep_checkpoints, newest_checkpoint
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
+from diception.training.flops import training_flops
+from diception.training.loggers import build_loggers
 from diception.training.module import DiceptionModule
 from diception.training.optim import EMA
+from diception.training.prompts import fill_bank
+from diception.training.sharding import build_strategy, check_strategy, gather, is_sharded
+from diception.training.validation import Validation
 
 
 def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | None:
@@ -64,28 +67,41 @@ def fit(
 ) -> DiceptionModule:
     """Trains on from the newest checkpoint of the run folder, if there is one; leaves the averaged weights in."""
     folder = Path(config.run)
-    module, data = DiceptionModule(model, config), StreamModule(stream, config)
-    check_density(config.flow.density)
+    check_strategy(config)
+    check_same_run(config, folder / "config.yaml")
+    names = sorted({pair.task.name for pair in stream.pairs})
+    module, data = DiceptionModule(model, config, names), StreamModule(stream, config)
     module.configure_optimizers()  # as all above the folder: refuses what does not fit before anything is written
     ema = EMA(config.optim.ema) if config.optim.ema else None
-    validation = Validation(held_out, config.sampling, config.validate_every, folder, ema)
-    check_same_run(config, folder / "config.yaml")
+    batch_size = config.batch_size // (config.accumulate * config.devices * config.nodes)
+    validation = Validation(held_out, config.sampling, config.validate_every, folder, ema, batch_size)
     checkpoint = newest_checkpoint(folder)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    stop = Stop(config.max_minutes, folder, config.keep_checkpoints)
-    trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks, stop], checkpoint)
+    watch = Watch(config, training_flops(model, config.data.size))
+    trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks, watch], checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero:
         save_config(config, folder / "config.yaml")
+    fill_bank(model.bank, stream, folder)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    if ema is not None:
-        with torch.no_grad():
-            for name, parameter in module.trained().items():
-                parameter.copy_(ema.average[name])
-    module.eval()
+    _keep_averages(module, ema)
     return module
+
+
+@torch.no_grad()
+def _keep_averages(module: DiceptionModule, ema: EMA | None) -> None:
+    """Leaves the averaged weights in the module's model, which is made anew and whole where it was in pieces."""
+    final = gather(ema.average if ema is not None else module.trained())
+    if is_sharded(module.model):
+        bank, settings = module.model.bank, module.model.settings
+        module.model = build_model(module.config)
+        module.model.bank, module.model.settings = bank, settings
+    for name, parameter in module.trained().items():
+        if name in final:  # pieces are put together on rank 0 alone
+            parameter.copy_(final[name])
+    module.eval()
 
 
 @rank_zero_only
@@ -107,10 +123,10 @@ def trained_path(config: TrainConfig) -> Path:
 
 
 def _trainer(config: TrainConfig, folder: Path, callbacks: list[L.Callback], resumed: Path | None) -> L.Trainer:
-    start = resumed.stem if resumed else "step_00000000"
-    checkpoints = keep_checkpoints(folder, config.checkpoint_every, config.keep_checkpoints)
+    stop = Stop(config.max_minutes, folder, config.keep_checkpoints)
     return L.Trainer(
         accelerator="auto",
+        strategy=build_strategy(config),
         devices=config.devices,
         num_nodes=config.nodes,
         precision=config.precision,  # type: ignore[arg-type]
@@ -118,9 +134,9 @@ def _trainer(config: TrainConfig, folder: Path, callbacks: list[L.Callback], res
         max_epochs=-1,
         accumulate_grad_batches=config.accumulate,
         log_every_n_steps=config.log_every,
-        callbacks=[*callbacks, Progress(config.batch_size, config.log_every), checkpoints],
+        callbacks=[*callbacks, stop, keep_checkpoints(folder, config.checkpoint_every, config.keep_checkpoints)],
         plugins=[WholeCheckpointIO()],
-        logger=[CSVLogger(folder, "logs", version=start), TensorBoardLogger(folder, "tensorboard", version="")],
+        logger=build_loggers(config.loggers, folder, resumed.stem if resumed else "step_00000000"),
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,0 +1,118 @@
+"""Several processes: the same losses as one at the same global batch, and checkpoints that load in any strategy."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diception.config import AdapterConfig, OptimConfig, TrainConfig, save_config
+from diception.model.checkpoint import load_model
+from diception.training.checkpoints import newest_checkpoint
+from diception.training.run import train
+
+ROOT = Path(__file__).parent.parent
+STEPS = 20
+pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="gloo is not built in")
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """The logged loss of every step, of whichever start came last to it."""
+    found: dict[int, float] = {}
+    for path in sorted((folder / "logs").glob("*/metrics.csv")):
+        with path.open() as file:
+            found |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
+    return found
+
+
+def in_processes(config: TrainConfig) -> Path:
+    """Runs a config in as many processes as it has devices."""
+    folder = Path(config.run)
+    yaml = folder.with_suffix(f".{config.steps}.yaml")
+    save_config(config, yaml)
+    command = [sys.executable, str(ROOT / "train" / "multitask.py"), str(yaml)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return folder
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    path = newest_checkpoint(folder)
+    assert path is not None
+    return torch.load(path, weights_only=True, map_location="cpu")
+
+
+def steady(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Twenty steps whose schedule does not depend on how many there are, with a validation in between."""
+    data = replace(config.data, validation_count=3)
+    data.validation = [replace(data.sources[0], tasks={"depth": 1.0, "point_segmentation": 1.0})]
+    optim = replace(config.optim, lr=1e-4, schedule="constant")
+    run = {"run": str(folder), "steps": STEPS, "checkpoint_every": 10, "validate_every": 10, "keep_checkpoints": 9}
+    return replace(config, data=data, optim=optim, **run)
+
+
+def continued(config: TrainConfig, folder: Path, name: str) -> TrainConfig:
+    """The same run in a copy of a folder as it was after ten steps."""
+    other = shutil.copytree(folder, folder.parent / name)
+    (other / "checkpoints" / f"step_{STEPS:08d}.ckpt").unlink()
+    for log in (other / "logs").iterdir():
+        shutil.rmtree(log)
+    return replace(config, run=str(other))
+
+
+def assert_same(found: Path, wanted: Path, first: int = 1) -> None:
+    """Losses within 1e-5, and averages and moments that are about the same tensors."""
+    own, other = losses(found), losses(wanted)
+    assert sorted(own) == list(range(first, STEPS + 1))
+    assert max(abs(own[step] - other[step]) for step in own) < 1e-5
+    one, two = checkpoint(found), checkpoint(wanted)
+    averages = [c["callbacks"]["EMA"]["average"] for c in (one, two)]
+    assert averages[0].keys() == averages[1].keys() and one["state_dict"].keys() == two["state_dict"].keys()
+    for name, tensor in averages[1].items():
+        torch.testing.assert_close(averages[0][name], tensor, rtol=1e-3, atol=1e-4)
+    moments = [c["optimizer_states"][0]["state"] for c in (one, two)]
+    assert {n: v["exp_avg"].shape for n, v in moments[0].items()} == {
+        n: v["exp_avg"].shape for n, v in moments[1].items()
+    }
+
+
+def test_two_processes_take_the_steps_of_one_and_continue_each_other(train_config: TrainConfig, tmp_path: Path) -> None:
+    config = steady(train_config, tmp_path / "alone")
+    train(config)
+    alone = tmp_path / "alone"
+    folders = {}
+    for strategy in ("ddp", "fsdp"):
+        shared = replace(config, run=str(tmp_path / strategy), strategy=strategy, devices=2)
+        folders[strategy] = in_processes(shared)
+        assert_same(folders[strategy], alone)
+        lines = [(f / "validation.jsonl").read_text().splitlines() for f in (folders[strategy], alone)]
+        assert len(lines[0]) == 3 and lines[0][0] == lines[1][0]  # before the first step
+    in_pieces = continued(replace(config, strategy="fsdp", devices=2), folders["ddp"], "ddp-fsdp")
+    assert_same(in_processes(in_pieces), alone, first=11)
+    single = continued(replace(config, accumulate=2), folders["fsdp"], "fsdp-alone")
+    train(single)
+    assert_same(Path(single.run), alone, first=11)
+    weights = [load_model(folder / "model").transformer.state_dict() for folder in (folders["fsdp"], alone)]
+    assert all(torch.allclose(weights[0][name], tensor, rtol=1e-3, atol=1e-4) for name, tensor in weights[1].items())
+
+
+def test_what_does_not_go_together_is_refused(train_config: TrainConfig) -> None:
+    for wrong, message in [
+        ({"strategy": "zero"}, "strategy is 'zero'; allowed: auto, ddp, fsdp"),
+        ({"strategy": "fsdp", "adapter": AdapterConfig()}, "fsdp does not train an adapter"),
+        ({"strategy": "fsdp", "optim": OptimConfig(name="adamw8bit")}, "fsdp does not go with optim.name=adamw8bit"),
+        ({"optim": OptimConfig(name="lion")}, "optim.name is 'lion'; allowed: adamw, adamw8bit"),
+        ({"loggers": ["mlflow"]}, "loggers has 'mlflow'; allowed: csv, tensorboard, wandb"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            train(replace(train_config, **wrong))
+        assert not Path(train_config.run).exists()
