@@ -240,15 +240,21 @@ class AutoencoderConfig:
     steps: int = 2000
     """Optimizer steps."""
     batch_size: int = 32
-    """Pictures per step: half images, half targets of the tasks."""
+    """Pictures per step: half of what is not leaves are images, half targets of the tasks."""
+    leaves: float = 0.0
+    """Share of pictures that stand in for photographs: random leaves under noise, which no task paints."""
     lr: float = 2e-3
     """Peak learning rate."""
     width: int = 96
     """Channels of the residual networks."""
+    encoder_blocks: int = 1
+    """Residual blocks in the encoder, which every training sample passes twice."""
     blocks: int = 3
     """Residual blocks in the decoder."""
     noise: float = 0.02
     """Standard deviation of noise on the latents in training, so that decoding forgives small errors."""
+    tasks: list[TaskConfig] = field(default_factory=list)
+    """As in a training run: tasks that paint in another way than by default."""
     data: DataConfig = field(default_factory=DataConfig)
     """Samples."""
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from golden.weights import build_vae
+from safetensors.torch import load_file
 from small import generator, pictures, small_vae
+from torch import Tensor
 
+from diception.config import AutoencoderConfig, DataConfig, SourceConfig
+from diception.datasets.synthetic.leaves import leaf_pictures
 from diception.model.autoencoder import Autoencoder, PatchAutoencoder, load_autoencoder
 from diception.model.weights import save_module
+from diception.training import autoencoder as training
+from diception.training.autoencoder import train_autoencoder
 
 
 def psnr(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -109,3 +117,48 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 8"):
         small_vae().fit_pca(torch.rand(2, 3, 20, 16), generator())
+
+
+def test_a_killed_training_continues_to_the_same_weights(
+    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SourceConfig(name="scenes", shards=scene_shards, weight=1.0, tasks={"depth": 0.5, "pose": 0.5})
+    config = AutoencoderConfig(
+        out=str(tmp_path / "whole"),
+        steps=8,
+        batch_size=4,
+        leaves=0.5,
+        width=8,
+        blocks=1,
+        data=DataConfig(sources=[source], size=64, workers=0),
+    )
+    monkeypatch.setattr(training, "CALIBRATE_EVERY", 3)
+    train_autoencoder(config)
+    killed, calls = dataclasses.replace(config, out=str(tmp_path / "killed")), 0
+
+    def fail(*arguments: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        return reconstruction_error(*arguments)
+
+    reconstruction_error = training.reconstruction_error
+    monkeypatch.setattr(training, "reconstruction_error", fail)
+    with pytest.raises(KeyboardInterrupt):
+        train_autoencoder(killed)
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["autoencoder.yaml", "state.pt"]
+    train_autoencoder(killed)
+    weights = [load_file(tmp_path / run / "diffusion_pytorch_model.safetensors") for run in ("whole", "killed")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    with pytest.raises(ValueError, match="holds a run with other lr"):
+        train_autoencoder(dataclasses.replace(config, lr=1.0))
+
+
+def test_leaves_are_pictures_that_differ_and_repeat() -> None:
+    leaves = leaf_pictures(3, 48, seed=1, index=5)
+    assert leaves.shape == (3, 3, 48, 48) and leaves.min() >= 0 and leaves.max() <= 1
+    assert torch.equal(leaves, leaf_pictures(3, 48, seed=1, index=5))
+    assert not torch.equal(leaves, leaf_pictures(3, 48, seed=1, index=6))
+    assert leaves.std(dim=(1, 2, 3)).min() > 0.02

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from diception.config import AutoencoderConfig
+from diception.config import AutoencoderConfig, save_config
 from diception.datasets.mixture import PositionSampler
-from diception.datasets.sample import Batch, collate
+from diception.datasets.sample import collate
+from diception.datasets.synthetic.leaves import leaf_pictures
 from diception.model.autoencoder import PatchAutoencoder
-from diception.tasks import known_tasks
+from diception.training.build import check_same_run, config_tasks
+from diception.training.checkpoints import PARTIAL
 from diception.training.datamodule import open_stream
 
+CONFIG, STATE = "autoencoder.yaml", "state.pt"
 PCA_BATCHES = 16
 CALIBRATE_EVERY = 100
 """Steps after which the latents are brought back to unit variance, so that the noise on them keeps its weight."""
@@ -27,22 +33,31 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
     """Fits a `PatchAutoencoder` on the pictures of a stream and writes it to `config.out`.
 
     Half of the pictures are images, half targets, so that it serves both sides of the model. Latents get noise while
-    training, so that decoding forgives the small errors that any denoised latent has.
+    training, so that decoding forgives the small errors that any denoised latent has. The same call continues where a
+    killed one stopped.
+
+    Raises:
+        ValueError: the folder holds a run with another config.
     """
-    stream = open_stream(config.data, {task.name: task for task in known_tasks()}, config.seed)
-    sampler = PositionSampler(config.batch_size // 2, 0, config.steps + PCA_BATCHES, 0, 1)
-    loader = iter(DataLoader(stream, batch_sampler=sampler, collate_fn=collate, num_workers=config.data.workers))
+    out = Path(config.out)
+    check_same_run(config, out / CONFIG)
+    first = torch.cat(list(_pictures(config, 0, PCA_BATCHES)))
+    out.mkdir(parents=True, exist_ok=True)
+    save_config(config, out / CONFIG)
     generator = torch.Generator().manual_seed(config.seed)
-    first = torch.cat([_pictures(next(loader)) for _ in range(PCA_BATCHES)])
-    model = PatchAutoencoder(width=config.width, blocks=config.blocks)
+    model = PatchAutoencoder(width=config.width, blocks=config.blocks, encoder_blocks=config.encoder_blocks)
     model.fit_pca(first, generator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.steps, pct_start=0.05)
-    bar = tqdm(range(config.steps), desc="autoencoder", unit="step", mininterval=2)
+    parts = (model, optimizer, schedule)
+    begin = _restore(out / STATE, parts, generator)
+    pictures = _pictures(config, PCA_BATCHES + begin, PCA_BATCHES + config.steps)
+    bar = tqdm(range(begin, config.steps), "autoencoder", config.steps, unit="step", initial=begin, mininterval=2)
     for step in bar:
         if step % CALIBRATE_EVERY == 0:
+            _keep(out / STATE, step, parts, generator)
             model.calibrate(first)
-        error = reconstruction_error(model, _pictures(next(loader)), config.noise, generator)
+        error = reconstruction_error(model, next(pictures), config.noise, generator)
         optimizer.zero_grad()
         error.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -50,8 +65,28 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
         schedule.step()
         bar.set_postfix(psnr=f"{-10 * torch.log10(error.detach()):.1f} dB", refresh=False)
     model.calibrate(first)
-    model.save_pretrained(config.out, safe_serialization=True)
-    return Path(config.out)
+    model.save_pretrained(out, safe_serialization=True)
+    (out / STATE).unlink(missing_ok=True)
+    return out
+
+
+def _keep(path: Path, step: int, parts: Iterable[Any], generator: torch.Generator) -> None:
+    """Writes all that the rest of the run depends on, whole or not at all."""
+    state = {"step": step, "parts": [part.state_dict() for part in parts], "generator": generator.get_state()}
+    partial = path.with_suffix(PARTIAL)
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _restore(path: Path, parts: Iterable[Any], generator: torch.Generator) -> int:
+    """Brings back what `_keep` wrote; returns the step it was written at, 0 where there is nothing."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for part, values in zip(parts, state["parts"], strict=True):
+        part.load_state_dict(values)
+    generator.set_state(state["generator"])
+    return state["step"]
 
 
 def reconstruction_error(model: PatchAutoencoder, pictures: Tensor, noise: float, generator: torch.Generator) -> Tensor:
@@ -61,6 +96,15 @@ def reconstruction_error(model: PatchAutoencoder, pictures: Tensor, noise: float
     return (model.decode(disturbed).sample / 2 + 0.5 - pictures).square().mean()
 
 
-def _pictures(batch: Batch) -> Tensor:
-    assert batch.target is not None
-    return torch.cat([batch.image, batch.target])
+def _pictures(config: AutoencoderConfig, begin: int, end: int) -> Iterator[Tensor]:
+    """Batches begin to end (B, 3, H, W) in [0, 1]: leaves, and as many images as targets."""
+    leaves = round(config.leaves * config.batch_size)
+    stream = open_stream(config.data, config_tasks(config, []), config.seed)
+    sampler = PositionSampler((config.batch_size - leaves) // 2, begin, end, 0, 1)
+    loader = DataLoader(stream, batch_sampler=sampler, collate_fn=collate, num_workers=config.data.workers)
+    for step, batch in enumerate(loader, begin):
+        assert batch.target is not None
+        pictures = [batch.image, batch.target]
+        if leaves:
+            pictures.append(leaf_pictures(leaves, config.data.size, config.seed, step))
+        yield torch.cat(pictures)
