@@ -12,6 +12,8 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+EXTENDS = "extends"
+"""Key of a yaml file that names another, whose keys hold where the file says nothing; its lists replace the other's."""
 CONFIG_FOLDERS = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
 
 
@@ -90,6 +92,8 @@ class ModelConfig:
     """`torch.compile` of the blocks, which share their code: minutes at the start, faster steps on a GPU."""
     autoencoder_precision: str = "fp32"
     """In which the frozen autoencoder encodes image and target: `fp32` or `bf16`."""
+    base_precision: str = "fp32"
+    """Of the frozen weights under an adapter: `bf16` halves their memory and wants `precision: bf16-mixed`."""
 
 
 @dataclass
@@ -305,7 +309,7 @@ Config = TypeVar("Config", TrainConfig, AutoencoderConfig, FewShotConfig)
 
 
 def load_config(name: str | Path, overrides: list[str] | None = None, schema: type[Config] = TrainConfig) -> Config:
-    """Reads a config by path or by the name of a shipped one, then applies `key=value` overrides.
+    """Reads a config by path or by the name of a shipped one, and those it extends, then applies overrides.
 
     Args:
         name: path of a yaml file, or a shipped config's name such as `tiny/multitask`.
@@ -313,12 +317,13 @@ def load_config(name: str | Path, overrides: list[str] | None = None, schema: ty
         schema: the dataclass that says which keys and types are allowed.
 
     Raises:
-        ValueError: no such config, an unknown key (names the nearest), a value of the wrong type.
+        ValueError: no such config, one that extends itself, an unknown key (names the nearest), a value of the wrong
+            type.
     """
     path = find_config(name)
     base = OmegaConf.structured(schema)
     try:
-        given = [OmegaConf.load(path), OmegaConf.from_dotlist(overrides or [])]
+        given = [*_chain(path, ()), OmegaConf.from_dotlist(overrides or [])]
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{path}: not readable as yaml: {' '.join(str(error).split())}") from error
     for config in given:
@@ -329,6 +334,15 @@ def load_config(name: str | Path, overrides: list[str] | None = None, schema: ty
         return OmegaConf.to_object(OmegaConf.merge(base, *given))  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]} (key {error.full_key})") from error
+
+
+def _chain(path: Path, above: tuple[Path, ...]) -> list[Any]:
+    """A config behind those that it extends, the first of which stands alone."""
+    if path in above:
+        raise ValueError(f"{path} extends itself, by way of {', '.join(map(str, above))}")
+    config = OmegaConf.load(path)
+    parent = config.pop(EXTENDS, None) if isinstance(config, DictConfig) else None
+    return [*(_chain(find_config(parent), (*above, path)) if parent else []), config]
 
 
 def save_config(config: Any, path: str | Path) -> None:

@@ -53,7 +53,7 @@ def export_directory(
     Args:
         run: a run folder with `model/` inside, a model directory, or `tiny`.
         out: must not exist.
-        adapter: merged into the weights; its task joins the model's.
+        adapter: merged into the weights; its tasks join the model's.
         dtype: of the stored transformer weights.
         best: the run's weights with the lowest validation loss, not those of its end.
 
@@ -137,12 +137,12 @@ def _load(run: str | Path, dtype: torch.dtype | None = torch.float32) -> Dicepti
 
 
 def _merge(model: Diception, adapter: str | Path | None) -> None:
-    """Folds an adapter into the weights; its task joins the model's."""
+    """Folds an adapter into the weights; its tasks join the model's."""
     if adapter is not None:
         info = load_adapter(model, adapter)
         merge_adapter(model)
-        others = [task for task in model.settings.tasks if task["name"] != info.task["name"]]
-        model.settings.tasks = [*others, info.task]
+        known = {task["name"]: task for task in [*model.settings.tasks, *info.tasks]}
+        model.settings.tasks = list(known.values())
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for weight in adapter_weights(model).values():
         torch.nn.init.normal_(weight, std=0.3, generator=generator)
     path = tmp_path_factory.mktemp("adapter") / "adapter.safetensors"
-    return save_adapter(model, path, task_for_kind("mask", "crack").as_dict())
+    return save_adapter(model, path, [task_for_kind("mask", "crack").as_dict()])
 
 
 def test_a_run_answers_alike_after_export(train_config: TrainConfig, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_an_adapter_of_a_known_name_replaces_the_task(base: Path, adapter: Path,
     model = Pipeline.from_pretrained(once).model
     add_lora(model, rank=1)
     task = replace(task_for_kind("mask", "crack"), threshold=0.25)  # type: ignore[type-var]
-    again = save_adapter(model, tmp_path / "again.safetensors", task.as_dict())
+    again = save_adapter(model, tmp_path / "again.safetensors", [task.as_dict()])
     tasks = Pipeline.from_pretrained(export_directory(once, tmp_path / "twice", again)).model.settings.tasks
     assert [entry["threshold"] for entry in tasks if entry["name"] == "crack"] == [0.25]
 

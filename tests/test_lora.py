@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from diception.model.lora import (
     save_adapter,
 )
 from diception.model.transformer import DiceptionTransformer
+from diception.tasks import get_task
 
 TASK = {"type": "foreground", "name": "crack", "token": "[[image2crack]]"}
 
@@ -114,11 +116,11 @@ def test_removing_gives_the_base_back_and_another_can_follow() -> None:
 @torch.no_grad()
 def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path, targets: str) -> None:
     model = adapted(targets)
-    file = save_adapter(model, tmp_path / "new", TASK, training={"steps": 3})
+    file = save_adapter(model, tmp_path / "new", [TASK], training={"steps": 3})
     fresh = make_model()
     info = load_adapter(fresh, tmp_path / "new")
     assert torch.equal(predict(fresh, TASK["token"]), predict(model, TASK["token"]))
-    assert (info.rank, info.alpha, info.targets, info.task) == (3, 5.0, targets, TASK)
+    assert (info.rank, info.alpha, info.targets, info.tasks) == (3, 5.0, targets, [TASK])
     assert (info.training, info.prompts, info.share) == ({"steps": 3}, [TASK["token"]], adapter_share(model))
     assert TASK["token"] in fresh.bank.prompts
     assert file == tmp_path / "new" / "adapter.safetensors" and [p.name for p in file.parent.iterdir()] == [file.name]
@@ -127,7 +129,7 @@ def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path, targets: str) -> 
 @torch.no_grad()
 @pytest.mark.parametrize("fault", ["missing", "unexpected", "shape"])
 def test_a_file_that_does_not_fit_is_refused_and_leaves_the_model_alone(tmp_path: Path, fault: str) -> None:
-    file = save_adapter(adapted(), tmp_path / "a.safetensors", TASK)
+    file = save_adapter(adapted(), tmp_path / "a.safetensors", [TASK])
     with safe_open(str(file), framework="pt") as opened:
         metadata = opened.metadata()
     tensors = load_file(file)
@@ -146,7 +148,7 @@ def test_a_file_that_does_not_fit_is_refused_and_leaves_the_model_alone(tmp_path
 
 
 def test_wrong_base_wrong_file_and_wrong_arguments_are_refused(tmp_path: Path) -> None:
-    file = save_adapter(adapted(), tmp_path / "a.safetensors", TASK)
+    file = save_adapter(adapted(), tmp_path / "a.safetensors", [TASK])
     with pytest.raises(ValueError, match="made for the base"):
         load_adapter(make_model(seed=1), file)
     with pytest.raises(ValueError, match="no adapter at"):
@@ -159,10 +161,25 @@ def test_wrong_base_wrong_file_and_wrong_arguments_are_refused(tmp_path: Path) -
     with pytest.raises(ValueError, match="rank is 0"):
         add_lora(make_model(), max_share=1e-6)
     with pytest.raises(ValueError, match="no adapter to save"):
-        save_adapter(make_model(), tmp_path / "d", TASK)
+        save_adapter(make_model(), tmp_path / "d", [TASK])
 
 
 def test_a_model_in_bfloat16_is_the_same_base(tmp_path: Path) -> None:
-    file = save_adapter(adapted(), tmp_path / "a.safetensors", TASK)
+    file = save_adapter(adapted(), tmp_path / "a.safetensors", [TASK])
     model = make_model().to(torch.bfloat16)
     assert load_adapter(model, file).rank == 3
+
+
+def test_an_adapter_of_several_tasks_brings_them_all(tmp_path: Path) -> None:
+    tasks = [get_task(name).as_dict() for name in ("depth", "normal")]
+    model, fresh = adapted(), make_model()
+    model.bank.add(["[[image2depth]] near"])
+    file = save_adapter(model, tmp_path / "a.safetensors", tasks)
+    info = load_adapter(fresh, file)
+    assert info.tasks == tasks and info.prompts == ["[[image2depth]]", "[[image2normal]]", "[[image2depth]] near"]
+    tensors = load_file(file)
+    with safe_open(str(file), framework="pt") as opened:
+        metadata = json.loads(opened.metadata()["diception_adapter"])
+    metadata["task"] = metadata.pop("tasks")[0]
+    save_file(tensors, file, {"diception_adapter": json.dumps(metadata)})
+    assert load_adapter(make_model(), file).tasks == tasks[:1], "a file of before"

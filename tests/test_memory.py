@@ -66,7 +66,7 @@ def quantised_with_adapter(folder: Path, tmp_path: Path) -> tuple[Diception, Pat
     add_lora(model, rank=2)
     for weight in adapter_weights(model).values():
         nn.init.normal_(weight, std=0.3, generator=generator(3))
-    file = save_adapter(model, tmp_path / "adapter", get_task("depth").as_dict())
+    file = save_adapter(model, tmp_path / "adapter", [get_task("depth").as_dict()])
     return Pipeline.from_pretrained(folder, adapter=file, quantize="int8").model, file
 
 

@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from running import checkpoint, in_processes, losses
 
-from diception.config import AdapterConfig, OptimConfig, TrainConfig, save_config
+from diception.config import AdapterConfig, OptimConfig, TrainConfig
 from diception.model.checkpoint import load_model
-from diception.training.checkpoints import newest_checkpoint
 from diception.training.run import train
 
-ROOT = Path(__file__).parent.parent
 STEPS = 20
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="gloo is not built in")
-
-
-def losses(folder: Path) -> dict[int, float]:
-    """The logged loss of every step, of whichever start came last to it."""
-    found: dict[int, float] = {}
-    for path in sorted((folder / "logs").glob("*/metrics.csv")):
-        with path.open() as file:
-            found |= {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file) if row["loss"]}
-    return found
-
-
-def in_processes(config: TrainConfig) -> Path:
-    """Runs a config in as many processes as it has devices."""
-    folder = Path(config.run)
-    yaml = folder.with_suffix(f".{config.steps}.yaml")
-    save_config(config, yaml)
-    command = [sys.executable, str(ROOT / "train" / "multitask.py"), str(yaml)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return folder
-
-
-def checkpoint(folder: Path) -> dict[str, Any]:
-    path = newest_checkpoint(folder)
-    assert path is not None
-    return torch.load(path, weights_only=True, map_location="cpu")
 
 
 def steady(config: TrainConfig, folder: Path) -> TrainConfig:

@@ -42,7 +42,12 @@ def main(argv: list[str] | None = None) -> int:
             module = import_module(f"diception.cli.{file}")
             module.add_arguments(sub)
             sub.set_defaults(execute=module.run)
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse gives up on key=value behind an option.
+    if rest and not (hasattr(arguments, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
     try:
         arguments.execute(arguments)
     except (ValueError, *UNUSABLE_PATH) as error:

@@ -60,13 +60,13 @@ class Pipeline:
         offload: bool = False,
         compile_blocks: bool = False,
     ) -> Pipeline:
-        """Loads a model directory (or `tiny`), and on top of it an adapter with its task.
+        """Loads a model directory (or `tiny`), and on top of it an adapter with its tasks.
 
         Args:
             path: the model directory.
             device: where it computes.
             dtype: in which it computes.
-            adapter: made by `diception adapt` for this model.
+            adapter: made by `diception adapt` or `diception train` for this model.
             decoder: folder of an autoencoder of the same latents that decodes instead of the model's own.
             quantize: `int8` or `nf4`: the transformer's blocks in 8 or 4 bits; needs bitsandbytes.
             offload: weights wait on the CPU until they are needed: slower, in a fraction of the memory. With it, and
@@ -81,8 +81,8 @@ class Pipeline:
         model = load_model(path, device="cpu" if waits else device, dtype=dtype)
         pipeline = cls(model)
         if adapter is not None:
-            task = task_from_dict(load_adapter(model, adapter).task)
-            pipeline.tasks[task.name] = task
+            adapted = [task_from_dict(task) for task in load_adapter(model, adapter).tasks]
+            pipeline.tasks |= {task.name: task for task in adapted}
         if decoder is not None:
             model.decode_with(load_autoencoder(decoder).to(dtype))
         prepare(model, device, quantize, offload, compile_blocks)

@@ -18,11 +18,13 @@ from diception.model.memory import is_quantized
 from diception.model.points import PointEmbedder
 from diception.model.text import PromptBank, TextEncoder
 from diception.model.transformer import DiceptionTransformer
-from diception.model.weights import TINY, atomic_directory, load_module, outline, read_json, save_module, write_json
+from diception.model.weights import TINY, atomic_directory, load_module, read_json, save_module, write_json
 
 SETTINGS = "diception.json"
 FORMAT = 1
 TEXT_FOLDERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
+SD3_LENGTH = 77 + 256
+"""Tokens of the context, from CLIP and T5, where no bank says it."""
 
 
 def save_model(
@@ -86,8 +88,11 @@ def load_model(
     return model.to(device=device, dtype=dtype).eval()
 
 
-def transformer_size(path: str | Path) -> int:
-    """Parameters of the transformer of a model directory, of Stable Diffusion 3 or of `tiny`; no weights are read.
+def transformer_outline(path: str | Path) -> tuple[dict[str, Any], int]:
+    """The transformer's config and the length of its context, of whatever training starts from; no weights are read.
+
+    Args:
+        path: a model directory, Stable Diffusion 3 in diffusers' layout, or `tiny`.
 
     Raises:
         ValueError: no such directory, or it has no transformer and vae.
@@ -96,7 +101,10 @@ def transformer_size(path: str | Path) -> int:
     for part in ("transformer", "vae"):
         if not (root / part).is_dir():
             raise ValueError(f"no model at {str(path)!r}: {root / part} is not there")
-    return sum(parameter.numel() for parameter in outline(DiceptionTransformer, root / "transformer").parameters())
+        if not any((root / part).glob("*.safetensors")):
+            raise ValueError(f"no model at {str(path)!r}: {root / part} has no .safetensors file")
+    bank = root / "prompts.safetensors"
+    return read_json(root / "transformer" / "config.json"), PromptBank.length(bank) if bank.is_file() else SD3_LENGTH
 
 
 def is_stable_diffusion(directory: str | Path) -> bool:

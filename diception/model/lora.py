@@ -37,8 +37,8 @@ class AdapterInfo:
     alpha: float
     targets: str
     """`image`, or `both`: image and context stream."""
-    task: dict[str, Any]
-    """The task that it was trained on, as `Task.as_dict` gives it."""
+    tasks: list[dict[str, Any]]
+    """The tasks that it was trained on, as `Task.as_dict` gives them."""
     training: dict[str, Any]
     """Summary of the training."""
     prompts: list[str]
@@ -74,13 +74,7 @@ def add_lora(
     if _layers(transformer):
         raise ValueError("the model already has an adapter; merge or remove it first")
     names = _target_names(transformer, targets)
-    modules = [transformer.get_submodule(name) for name in names]
-    per_rank = sum(m.in_features + m.out_features for m in modules if isinstance(m, nn.Linear))
-    total = sum(parameter.numel() for parameter in transformer.parameters())
-    if rank is None:
-        rank = int(max_share * total / per_rank)
-    if rank < 1:
-        raise ValueError(f"rank is {rank}; it must be at least 1 (rank 1 is {per_rank / total:.4%} of the transformer)")
+    rank, _ = lora_size(transformer, rank, targets, max_share)
     model.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=names)  # type: ignore[arg-type]
     transformer.add_adapter(config, adapter_name=NAME)
@@ -94,6 +88,24 @@ def add_lora(
         down.data.copy_(drawn)
         up.data.zero_()
     return adapter_share(model)
+
+
+def lora_size(
+    transformer: DiceptionTransformer, rank: int | None = None, targets: str = "both", max_share: float = 0.01
+) -> tuple[int, int]:
+    """Rank and number of parameters of the adapter that `add_lora` would add; an outline on the meta device will do.
+
+    Raises:
+        ValueError: the rank is below 1, or not even rank 1 is within `max_share`.
+    """
+    modules = [transformer.get_submodule(name) for name in _target_names(transformer, targets)]
+    per_rank = sum(m.in_features + m.out_features for m in modules if isinstance(m, nn.Linear))
+    total = sum(parameter.numel() for parameter in transformer.parameters())
+    if rank is None:
+        rank = int(max_share * total / per_rank)
+    if rank < 1:
+        raise ValueError(f"rank is {rank}; it must be at least 1 (rank 1 is {per_rank / total:.4%} of the transformer)")
+    return rank, rank * per_rank
 
 
 @torch.no_grad()
@@ -141,7 +153,7 @@ def adapter_share(model: Diception) -> float:
 def save_adapter(
     model: Diception,
     path: str | Path,
-    task: dict[str, Any],
+    tasks: Sequence[dict[str, Any]],
     prompts: Sequence[str] | None = None,
     training: dict[str, Any] | None = None,
 ) -> Path:
@@ -150,8 +162,8 @@ def save_adapter(
     Args:
         model: with an adapter.
         path: a `.safetensors` file, or a folder for `adapter.safetensors`.
-        task: as `Task.as_dict` gives it.
-        prompts: whose embeddings go into the file; by default the task's token and all known prompts that begin so.
+        tasks: as `Task.as_dict` gives them.
+        prompts: whose embeddings go into the file; by default the tasks' tokens and all known prompts that begin so.
         training: summary of the training.
 
     Returns:
@@ -160,16 +172,16 @@ def save_adapter(
     weights = adapter_weights(model)
     if not weights:
         raise ValueError("the model has no adapter to save")
-    token = task["token"]
     if prompts is None:
-        prompts = [token, *[p for p in model.bank.prompts if p.startswith(token) and p != token]]
+        tokens = tuple(task["token"] for task in tasks)
+        prompts = [*tokens, *[p for p in model.bank.prompts if p.startswith(tokens) and p not in tokens]]
     config = model.transformer.peft_config[NAME]
     metadata = {
         "format": FORMAT,
         "rank": config.r,
         "alpha": float(config.lora_alpha),
         "targets": "both" if any(".add_" in name for name in weights) else "image",
-        "task": task,
+        "tasks": list(tasks),
         "training": training or {},
         "prompts": list(prompts),
         "base_hash": base_hash(model),
@@ -210,7 +222,7 @@ def load_adapter(model: Diception, path: str | Path) -> AdapterInfo:
     for name, weight in own.items():
         weight.data.copy_(tensors[name])
     model.bank.put(prompts, context, pooled)
-    return AdapterInfo(rank, alpha, targets, metadata["task"], metadata["training"], prompts, found, share)
+    return AdapterInfo(rank, alpha, targets, metadata["tasks"], metadata["training"], prompts, found, share)
 
 
 def base_hash(model: Diception) -> str:
@@ -253,4 +265,6 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{file} is not readable: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{file} is not an adapter of this project")
+    if "task" in metadata:  # files of before an adapter could hold several
+        metadata["tasks"] = [metadata.pop("task")]
     return tensors, metadata

@@ -198,6 +198,12 @@ class PromptBank:
         bank.put(prompts, context, pooled)
         return bank
 
+    @staticmethod
+    def length(path: str | Path) -> int:
+        """L, tokens of every context in a file."""
+        with safe_open(str(path), framework="pt") as file:
+            return file.get_slice("context").get_shape()[1]
+
     def update(self, path: str | Path) -> None:
         """Adds the prompts of a file, if it is there, made by the same encoder; a ValueError where by another."""
         if Path(path).is_file():

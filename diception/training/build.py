@@ -17,6 +17,7 @@ from diception.model.diception import Diception, small_model
 from diception.model.lora import add_lora
 from diception.tasks import TASK_TYPES, Task, known_tasks, task_from_dict
 
+PRECISIONS = ("fp32", "bf16")
 MAY_CHANGE = (
     *("run", "out", "steps", "devices", "nodes", "log_every", "validate_every", "checkpoint_every"),
     *("keep_checkpoints", "max_minutes", "workers", "data.workers", "data.validation", "data.validation_count"),
@@ -57,7 +58,41 @@ def _may_change(key: str) -> bool:
 
 
 def build_model(config: TrainConfig) -> Diception:
-    """The model that the config starts from; only what is to be trained requires a gradient."""
+    """The model that the config starts from; only what is to be trained requires a gradient.
+
+    Raises:
+        ValueError: no such model, an unknown precision, or a frozen base in bf16 where there is none.
+    """
+    check_precision(config)
+    model = _base(config)
+    model.autoencoder.requires_grad_(False)
+    model.autoencoder.encodes_in_bf16 = config.model.autoencoder_precision == "bf16"
+    if config.adapter is not None:
+        adapter = config.adapter
+        generator = torch.Generator().manual_seed(config.seed)
+        add_lora(
+            model, rank=adapter.rank or None, max_share=adapter.max_share, targets=adapter.streams, generator=generator
+        )
+    if config.model.base_precision == "bf16":
+        for parameter in [p for p in model.transformer.parameters() if not p.requires_grad]:
+            parameter.data = parameter.data.bfloat16()
+    if config.model.gradient_checkpointing:
+        model.transformer.enable_gradient_checkpointing()
+        model.transformer.checkpoint_every = config.model.gradient_checkpointing
+    return model
+
+
+def check_precision(config: TrainConfig) -> None:
+    """ValueError where a precision is unknown or does not go with the rest of the config."""
+    for key in ("autoencoder_precision", "base_precision"):
+        if getattr(config.model, key) not in PRECISIONS:
+            raise ValueError(f"model.{key} is {getattr(config.model, key)!r}; allowed: {', '.join(PRECISIONS)}")
+    if config.model.base_precision == "bf16" and (config.adapter is None or config.precision != "bf16-mixed"):
+        raise ValueError("model.base_precision bf16 is for a frozen base: it needs an adapter and precision=bf16-mixed")
+
+
+def _base(config: TrainConfig) -> Diception:
+    """A small model from random weights, Stable Diffusion 3, or a model directory."""
     if config.model.base == "small":
         if not config.model.autoencoder:
             raise ValueError("model.base=small needs model.autoencoder, the folder of an autoencoder")
@@ -77,19 +112,6 @@ def build_model(config: TrainConfig) -> Diception:
         model.settings.resolution = config.data.size
     else:
         model = load_model(config.model.base)
-    model.autoencoder.requires_grad_(False)
-    if config.model.autoencoder_precision not in ("fp32", "bf16"):
-        raise ValueError(f"model.autoencoder_precision is {config.model.autoencoder_precision!r}; allowed: fp32, bf16")
-    model.autoencoder.encodes_in_bf16 = config.model.autoencoder_precision == "bf16"
-    if config.adapter is not None:
-        adapter = config.adapter
-        generator = torch.Generator().manual_seed(config.seed)
-        add_lora(
-            model, rank=adapter.rank or None, max_share=adapter.max_share, targets=adapter.streams, generator=generator
-        )
-    if config.model.gradient_checkpointing:
-        model.transformer.enable_gradient_checkpointing()
-        model.transformer.checkpoint_every = config.model.gradient_checkpointing
     return model
 
 

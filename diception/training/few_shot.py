@@ -89,7 +89,7 @@ def adapt(config: FewShotConfig, progress: Callable[[Iterable], Iterable] = iter
     after, held_out = _measure(model.to(device), shown, held_out, config, progress)
     before.baselines = after.baselines = baselines
     model.settings.tasks = [*model.settings.tasks, held_out.task.as_dict()]
-    write_model(module, plan)
+    write_model(module, plan, [held_out.task.as_dict()])
     report = FewShotReport(
         held_out.task.as_dict(), str(trained_path(plan)), adapter_share(model), len(train_images), before, after
     )

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.utilities.throughput import get_available_flops, measure_flops
 
 from diception.model.diception import Diception
-from diception.model.transformer import DiceptionTransformer
+from diception.training.outline import inputs, outline
 
 
 def training_flops(model: Diception, size: int) -> float:
@@ -36,14 +36,11 @@ def _encoding(model: Diception, size: int) -> float:
 
 
 def _transformer(model: Diception, size: int) -> float:
+    config, text_tokens = model.transformer.config, model.bank[[""]][0].shape[1]
     with torch.device("meta"):
-        outline: Any = DiceptionTransformer.from_config(model.transformer.config)
-        cells = size // model.autoencoder.factor
-        latents = torch.empty(1, model.autoencoder.channels, cells, cells)
-        context, pooled = model.bank[[""]]
-        points = torch.empty(1, 5, outline.inner_dim)
+        transformer: Any = outline(config, config["num_layers"])
+        known = inputs(config, size, text_tokens)
     if not any(p.requires_grad for n, p in model.transformer.named_parameters() if ".lora_" not in n):
-        outline.requires_grad_(False)
-        latents.requires_grad_()
-    known = (latents, latents, torch.empty(1, device="meta"), context.to("meta"), pooled.to("meta"), points)
-    return measure_flops(outline, lambda: outline(*known), lambda velocity: velocity.sum())
+        transformer.requires_grad_(False)
+        known[0].requires_grad_()
+    return measure_flops(transformer, lambda: transformer(*known), lambda velocity: velocity.sum())

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from diception.config import TrainConfig
 from diception.datasets.mixture import BLOCK, Stream
-from diception.model.checkpoint import transformer_size
-from diception.training.build import build_model, check_same_run, config_tasks
+from diception.model.checkpoint import transformer_outline
+from diception.training.build import build_model, check_precision, check_same_run, config_tasks
 from diception.training.checkpoints import newest_checkpoint
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
+from diception.training.footprint import footprint
 from diception.training.loggers import build_loggers
 from diception.training.module import build_density
 from diception.training.optim import check_schedule
 from diception.training.sharding import check_strategy
-
-FULL = {"weights": 4, "gradients": 4, "moments": 8}
-"""Bytes a trained parameter; the moving average has 4 more."""
 
 
 def plan(config: TrainConfig) -> str:
@@ -39,7 +38,7 @@ def plan(config: TrainConfig) -> str:
     lines = [
         f"run {folder}: {f'goes on from {newest.name}' if newest else 'from the start'}, {config.steps} steps",
         _batches(config),
-        _memory(config),
+        *_memory(config),
         *_data(config, stream),
         *(f"  validation: {data.task.name}, {len(data)} samples" for data in held_out),
     ]
@@ -55,19 +54,19 @@ def _batches(config: TrainConfig) -> str:
     )
 
 
-def _memory(config: TrainConfig) -> str:
+def _memory(config: TrainConfig) -> list[str]:
+    check_precision(config)
     if config.model.base == "small":
-        count = sum(parameter.numel() for parameter in build_model(config).transformer.parameters())
+        transformer, text_tokens = dict(build_model(config).transformer.config), config.model.text_tokens
     else:
-        count = transformer_size(config.model.base)
-    share = 1.0 if config.adapter is None else config.adapter.max_share
-    trained = sum(FULL.values()) + (4 if config.optim.ema else 0)
-    size = count * (share * trained + (1 - share) * FULL["weights"]) / 1e9
-    what = "all trained" if config.adapter is None else f"at most {share:.1%} trained"
-    return (
-        f"transformer of {count / 1e6:.1f} M parameters, {what}: {size:.1f} GB a device for weights, gradients, "
-        "moments and average; the autoencoder and activations come on top"
-    )
+        transformer, text_tokens = transformer_outline(config.model.base)
+    taken = footprint(config, transformer, text_tokens)
+    parts = ", ".join(f"{f.name} {getattr(taken, f.name) / 1e9:.1f}" for f in fields(taken) if f.type == "float")
+    share = taken.trained / taken.parameters
+    return [
+        f"transformer of {taken.parameters / 1e6:.1f} M parameters, {share:.1%} trained; strategy {config.strategy}",
+        f"memory about {taken.total / 1e9:.1f} GB a device, estimated: {parts}; autoencoder and kernels come on top",
+    ]
 
 
 def _data(config: TrainConfig, stream: Stream) -> list[str]:

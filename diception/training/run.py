@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -50,11 +51,9 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | N
     module = fit(model, stream, open_held_out(config.data, tasks), config, callbacks)
     if any(callback.asked for callback in module.trainer.callbacks if isinstance(callback, Stop)):  # type: ignore[attr-defined]
         return None
-    used = {name for source in config.data.sources for name in source.tasks}
-    known = {entry["name"]: entry for entry in model.settings.tasks}
-    known |= {name: tasks[name].as_dict() for name in sorted(used)}
-    model.settings.tasks = list(known.values())
-    write_model(module, config)
+    used = {name: tasks[name].as_dict() for name in sorted({n for source in config.data.sources for n in source.tasks})}
+    model.settings.tasks = list(({entry["name"]: entry for entry in model.settings.tasks} | used).values())
+    write_model(module, config, list(used.values()))
     return trained_path(config)
 
 
@@ -105,14 +104,14 @@ def _keep_averages(module: DiceptionModule, ema: EMA | None) -> None:
 
 
 @rank_zero_only
-def write_model(module: DiceptionModule, config: TrainConfig) -> None:
-    """Writes the adapter of an adapter run, the whole model of any other, to `trained_path`."""
+def write_model(module: DiceptionModule, config: TrainConfig, tasks: Sequence[dict[str, Any]]) -> None:
+    """Writes the adapter of an adapter run with its tasks, the whole model of any other, to `trained_path`."""
     steps = module.trainer.global_step
     summary = {"steps": steps, "batch_size": config.batch_size, "lr": config.optim.lr, "seed": config.seed}
     module.model.settings.training = summary
     target = trained_path(config)
     if config.adapter is not None:
-        save_adapter(module.model, target, module.model.settings.tasks[-1], training=summary)
+        save_adapter(module.model, target, tasks, training=summary)
     else:
         save_model(module.model, target)
 
