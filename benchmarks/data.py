@@ -29,8 +29,9 @@ from torch.utils.data import DataLoader
 from diception.annotations import KINDS, Annotation, DepthMap, InstanceMasks, Keypoints, NormalMap
 from diception.datasets.mixture import PositionSampler, Source, Stream
 from diception.datasets.sample import Batch, Example, Sample, collate_training
-from diception.datasets.shards import ShardReader, ShardWriter, write_samples
+from diception.datasets.shards import ShardReader
 from diception.datasets.transforms import Augment
+from diception.datasets.writer import ShardWriter, write_samples
 from diception.tasks import Task, get_task
 
 STORED, BATCH = 32, 4

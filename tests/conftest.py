@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from diception.config import AugmentConfig, DataConfig, FlowConfig, ModelConfig, OptimConfig, SourceConfig, TrainConfig
-from diception.datasets.shards import ShardWriter, write_samples
 from diception.datasets.synthetic import render_scene
+from diception.datasets.writer import ShardWriter, write_samples
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 TASKS = ("depth", "normal", "pose", "point_segmentation", "semantic_segmentation", "entity_segmentation")

@@ -17,7 +17,8 @@ from diception.annotations import BinaryMask
 from diception.datasets.cache import ShardCache
 from diception.datasets.index import index_path
 from diception.datasets.sample import CorruptSample, Sample
-from diception.datasets.shards import ShardReader, ShardWriter, write_samples
+from diception.datasets.shards import ShardReader
+from diception.datasets.writer import ShardWriter, write_samples
 
 
 def make_sample(i: int) -> Sample:

@@ -16,8 +16,9 @@ from diception.annotations import DepthMap, InstanceMasks, NormalMap
 from diception.datasets.mixture import PositionSampler, Source, Stream
 from diception.datasets.order import BLOCK
 from diception.datasets.sample import Batch, CorruptSample, Example, MemoryReader, Sample, collate
-from diception.datasets.shards import ShardReader, ShardWriter, write_samples
+from diception.datasets.shards import ShardReader
 from diception.datasets.transforms import Augment
+from diception.datasets.writer import ShardWriter, write_samples
 from diception.tasks import get_task
 
 TASKS = {name: get_task(name) for name in ("depth", "normal", "entity_segmentation", "point_segmentation")}

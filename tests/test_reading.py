@@ -23,8 +23,9 @@ from diception.datasets.sample import (
     collate_training,
 )
 from diception.datasets.sample import read_reduced as read_sample
-from diception.datasets.shards import ShardReader, ShardWriter, write_samples
+from diception.datasets.shards import ShardReader
 from diception.datasets.transforms import Augment, crop, hflip, resample, square
+from diception.datasets.writer import ShardWriter, write_samples
 from diception.tasks import known_tasks
 
 SIZE = (201, 263)

@@ -19,8 +19,9 @@ from diception.annotations import KINDS, BinaryMask, DepthMap, InstanceMasks, La
 from diception.datasets.images import MAX_PIXELS, read_image
 from diception.datasets.index import ShardIndex, check_key, index_path, scan
 from diception.datasets.sample import CorruptSample, Sample
-from diception.datasets.shards import ShardReader, ShardWriter, write_samples
+from diception.datasets.shards import ShardReader
 from diception.datasets.urls import expand
+from diception.datasets.writer import ShardWriter, write_samples
 
 
 def make_sample(i: int, size: tuple[int, int] = (24, 32)) -> Sample:

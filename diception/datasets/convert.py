@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from diception.datasets.images import DECODE_ERRORS, ImageFormat
 from diception.datasets.index import write_atomically
 from diception.datasets.sample import CorruptSample, Sample
-from diception.datasets.shards import KIND_OF_SUFFIX, ShardWriter, encode_sample
+from diception.datasets.shards import KIND_OF_SUFFIX
+from diception.datasets.writer import ShardWriter, encode_sample
 
 SMALL = 1000
 """Below so many samples the share of refused ones is judged as if there were so many."""
