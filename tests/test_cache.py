@@ -7,6 +7,7 @@ import multiprocessing
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,35 @@ def test_processes_share_a_cache(far: tuple[Server, str], tmp_path: Path) -> Non
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert set(tars(server).values()) == {1}
+
+
+def test_a_shard_is_not_dropped_before_it_is_open(
+    far: tuple[Server, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, url = far
+    folder = tmp_path / "near"
+
+    def late(path: str) -> FileIO:
+        other = threading.Thread(target=ShardCache(folder, 1)._make_room, args=(folder / "other.tar",))
+        other.start()
+        other.join(30)
+        assert not other.is_alive()
+        return FileIO(path)
+
+    monkeypatch.setattr(cache_module, "FileIO", late)
+    reader = ShardReader(url, ShardCache(folder))
+    assert reader.read(0).key == "s0000" and len(list(folder.glob("*.tar"))) == 1
+
+
+def test_a_busy_shard_is_left_alone(far: tuple[Server, str], tmp_path: Path) -> None:
+    server, url = far
+    size = (server.folder / "shard-000000.tar").stat().st_size
+    cache = ShardCache(tmp_path / "near", int(2.5 * size))
+    reader = ShardReader(url, cache)
+    reader.read(0), reader.read(3)
+    with cache._lock(reader.shards[0]):
+        reader.read(6)
+    assert [path.exists() for path in reader.shards] == [True, False, True, False]
 
 
 def test_a_pipe_is_read_and_other_texts_are_refused(tmp_path: Path) -> None:

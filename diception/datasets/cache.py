@@ -9,10 +9,11 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path, PurePosixPath
 
 import fsspec.core
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from webdataset.gopen import gopen
 
 from diception.datasets.index import ShardIndex, index_path, scan
@@ -60,18 +61,26 @@ class ShardCache:
             self._fetch_index(url, beside)
         return ShardIndex.load(beside)
 
-    def fetch(self, url: str) -> Path:
-        """The local file of a shard; ValueError where it cannot be fetched."""
+    def open(self, url: str) -> FileIO:
+        """The shard, to be read, fetched where it is not there; ValueError where it cannot be fetched."""
         path = self.path(url)
         if not is_remote(url):
-            return path
+            return FileIO(str(path))
+        # Opened under the lock: what is closed and unlocked may be dropped by another process.
         with self._lock(path):
-            if path.exists():
-                os.utime(path)
-            else:
-                _retry(url, lambda: self._fetch_whole(url, path))
-                self._make_room(path)
-        return path
+            fetched = self._ensure(url, path)
+            file = FileIO(str(path))
+        if fetched:
+            self._make_room(path)
+        return file
+
+    def _ensure(self, url: str, path: Path) -> bool:
+        """Whether the shard had to be fetched; its lock is held."""
+        if path.exists():
+            os.utime(path)
+            return False
+        _retry(url, lambda: self._fetch_whole(url, path))
+        return True
 
     def _fetch_whole(self, url: str, path: Path) -> None:
         """The tar, of the size that its index says: another one's samples would lie elsewhere."""
@@ -84,20 +93,25 @@ class ShardCache:
             )
 
     def _fetch_index(self, url: str, beside: Path) -> None:
-        if not url.startswith("pipe:") and url.endswith(".tar"):
-            try:
-                _copy(url.removesuffix(".tar") + ".index.json", beside)
+        path = self.path(url)
+        with self._lock(path):
+            if beside.exists() or _copy_index(url, beside):
                 return
-            except (OSError, ValueError) as error:
-                log.info("%s has no index beside it (%s): the shard is fetched", url, error)
-        scan(self.fetch(url)).save(beside)
+            fetched = self._ensure(url, path)
+            scan(path).save(beside)
+        if fetched:
+            self._make_room(path)
 
     def _lock(self, path: Path) -> FileLock:
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path.with_name(f".{path.name}.lock"))
 
     def _make_room(self, newest: Path) -> None:
-        """Drops the shards that were asked for longest ago, never the newest."""
+        """Drops the shards that were asked for longest ago, never the newest.
+
+        The newest shard's lock is not held here and a busy shard is left alone: no process waits for one that waits
+        for it.
+        """
         if self.max_bytes is None:
             return
         assert self.folder is not None
@@ -107,9 +121,17 @@ class ShardCache:
             for stat, path in sorted(known, key=lambda one: one[0].st_mtime_ns):
                 if total <= self.max_bytes:
                     break
-                if path != newest:
-                    path.unlink(missing_ok=True)
+                if path != newest and self._drop(path):
                     total -= stat.st_size
+
+    def _drop(self, path: Path) -> bool:
+        """Whether the shard is gone; False where a process is fetching or opening it."""
+        try:
+            with self._lock(path).acquire(timeout=0):
+                path.unlink(missing_ok=True)
+        except Timeout:
+            return False
+        return True
 
 
 def _local_index(shard: Path) -> ShardIndex:
@@ -122,6 +144,18 @@ def _local_index(shard: Path) -> ShardIndex:
         if index.tar_size == shard.stat().st_size:
             return index
     return scan(shard)
+
+
+def _copy_index(url: str, beside: Path) -> bool:
+    """Whether there is an index beside the remote shard."""
+    if url.startswith("pipe:") or not url.endswith(".tar"):
+        return False
+    try:
+        _copy(url.removesuffix(".tar") + ".index.json", beside)
+    except (OSError, ValueError) as error:
+        log.info("%s has no index beside it (%s): the shard is fetched", url, error)
+        return False
+    return True
 
 
 def _retry(url: str, attempt: Callable[[], None]) -> None:
