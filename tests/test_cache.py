@@ -91,14 +91,23 @@ def test_a_shard_is_fetched_when_it_is_read_and_once(far: tuple[Server, str], tm
     assert tars(server) == {"shard-000002.tar": 1}
 
 
-def test_a_failed_fetch_is_tried_again(far: tuple[Server, str], tmp_path: Path) -> None:
+def test_a_failed_fetch_is_tried_again_and_is_no_corrupt_sample(
+    far: tuple[Server, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(url: str, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
     server, url = far
     reader = ShardReader(url, ShardCache(tmp_path / "near"))
     server.failures = 2
     assert reader.read(0).key == "s0000" and tars(server) == {"shard-000000.tar": 3}
     server.failures = 99
-    with pytest.raises(CorruptSample, match=r"shard-000001\.tar.*cannot be fetched"):
+    # Nothing is wrong with the sample: it must not be replaced.
+    with pytest.raises(OSError, match=r"shard-000001\.tar.*cannot be fetched"):
         reader.read(3)
+    monkeypatch.setattr(cache_module, "_get", full)
+    with pytest.raises(OSError, match=r"shard-000001\.tar.*No space left"):
+        reader.read_reduced(3, None, 8)
     assert not list((tmp_path / "near").glob(".*.tmp"))
 
 
@@ -107,8 +116,9 @@ def test_a_shard_that_is_not_the_one_of_its_index_is_not_read(far: tuple[Server,
     reader = ShardReader(url, ShardCache(tmp_path / "near"))
     shard = server.folder / "shard-000003.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
-    with pytest.raises(CorruptSample, match=r"shard-000003\.tar.* bytes, its index is of a tar of"):
+    with pytest.raises(ValueError, match=r"shard-000003\.tar.* bytes, its index is of a tar of") as caught:
         reader.read(10)
+    assert not isinstance(caught.value, CorruptSample)
     assert reader.read(1).key == "s0001" and len(list((tmp_path / "near").glob("*.tar"))) == 1
 
 
@@ -180,7 +190,7 @@ def test_a_busy_shard_is_left_alone(far: tuple[Server, str], tmp_path: Path) -> 
     size = (server.folder / "shard-000000.tar").stat().st_size
     cache = ShardCache(tmp_path / "near", int(2.5 * size))
     reader = ShardReader(url, cache)
-    reader.read(0), reader.read(3)
+    assert [reader.read(i).key for i in (0, 3)] == ["s0000", "s0003"]
     with cache._lock(reader.shards[0]):
         reader.read(6)
     assert [path.exists() for path in reader.shards] == [True, False, True, False]

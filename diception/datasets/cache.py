@@ -62,7 +62,12 @@ class ShardCache:
         return ShardIndex.load(beside)
 
     def open(self, url: str) -> FileIO:
-        """The shard, to be read, fetched where it is not there; ValueError where it cannot be fetched."""
+        """The shard, to be read, fetched where it is not there.
+
+        Raises:
+            ValueError: there is no such shard, or another one than its index is of.
+            OSError: it cannot be fetched now: the store does not answer, the disk is full.
+        """
         path = self.path(url)
         if not is_remote(url):
             return FileIO(str(path))
@@ -163,8 +168,10 @@ def _retry(url: str, attempt: Callable[[], None]) -> None:
         try:
             return attempt()
         except (OSError, ValueError) as error:
-            if number == ATTEMPTS or isinstance(error, FileNotFoundError | PermissionError):
-                raise ValueError(f"{url}: cannot be fetched: {error or type(error).__name__}") from error
+            wrong = isinstance(error, ValueError | FileNotFoundError | PermissionError)
+            if number == ATTEMPTS or (wrong and not isinstance(error, ValueError)):
+                kind = ValueError if wrong else OSError
+                raise kind(f"{url}: cannot be fetched: {error or type(error).__name__}") from error
             log.warning("%s: attempt %d of %d failed: %s", url, number, ATTEMPTS, error)
             time.sleep(WAIT * 4 ** (number - 1))
 

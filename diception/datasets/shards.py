@@ -77,6 +77,8 @@ class ShardReader:
         shard, row = self.locate(i)
         key = self.indexes[shard].key(row)
         chosen = self.kinds(i) if kinds is None else self.kinds(i) & frozenset(kinds)
+        # A shard that cannot be opened says nothing of its samples.
+        self._handle(shard)
         try:
             sample = decode(key, self._image_bytes(shard, row))
             for kind in sorted(chosen):
