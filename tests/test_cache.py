@@ -155,8 +155,11 @@ def _read_all(url: str, folder: Path) -> None:
     assert [reader.read(i).key for i in range(12)] == [f"s{i:04d}" for i in range(12)]
 
 
-def test_processes_share_a_cache(far: tuple[Server, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("indexed", [True, False])
+def test_processes_share_a_cache(far: tuple[Server, str], tmp_path: Path, indexed: bool) -> None:
     server, url = far
+    for path in [] if indexed else server.folder.glob("*.json"):
+        path.unlink()
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_read_all, args=(url, tmp_path / "near")) for _ in range(3)]
     for process in processes:
@@ -164,7 +167,7 @@ def test_processes_share_a_cache(far: tuple[Server, str], tmp_path: Path) -> Non
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert set(tars(server).values()) == {1}
+    assert set(server.asked.values()) == {1} and len(server.asked) == 8
 
 
 def test_a_shard_is_not_dropped_before_it_is_open(

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import pickle
 import tarfile
+import threading
 from multiprocessing.context import ForkContext, SpawnContext
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from diception.annotations import KINDS, BinaryMask, DepthMap, InstanceMasks, LabelMap, NormalMap
 from diception.datasets.images import MAX_PIXELS, read_image
-from diception.datasets.index import ShardIndex, check_key, index_path, scan
+from diception.datasets.index import ShardIndex, check_key, index_path, scan, write_atomically
 from diception.datasets.sample import CorruptSample, Sample
 from diception.datasets.shards import ShardReader
 from diception.datasets.urls import expand
@@ -110,6 +111,27 @@ def test_index_equals_a_scan_and_is_not_needed(tmp_path: Path) -> None:
     for shard in reader.shards:
         index_path(shard).unlink()
     assert np.array_equal(ShardReader(str(tmp_path / "*.tar")).read(5).image, make_sample(5).image)
+
+
+def _replace_often(path: Path) -> None:
+    for _ in range(50):
+        write_atomically(path, b"a" * 100_000)
+
+
+def test_writers_of_one_file_do_not_meet_and_leave_nothing(tmp_path: Path) -> None:
+    writers = [threading.Thread(target=_replace_often, args=(tmp_path / "x",)) for _ in range(4)]
+    failed: list[object] = []
+    hook, threading.excepthook = threading.excepthook, failed.append
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    threading.excepthook = hook
+    assert not failed and [path.name for path in tmp_path.iterdir()] == ["x"]
+    (tmp_path / "folder").mkdir(parents=True)
+    with pytest.raises(OSError):
+        write_atomically(tmp_path / "folder", b"a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "x"]
 
 
 def test_serving_lists_the_samples_of_a_kind(tmp_path: Path) -> None:

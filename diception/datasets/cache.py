@@ -16,7 +16,7 @@ import fsspec.core
 from filelock import FileLock, Timeout
 from webdataset.gopen import gopen
 
-from diception.datasets.index import ShardIndex, index_path, scan
+from diception.datasets.index import ShardIndex, index_path, scan, temporary_path
 from diception.datasets.urls import is_remote
 
 log = logging.getLogger(__name__)
@@ -168,9 +168,9 @@ def _retry(url: str, attempt: Callable[[], None]) -> None:
         try:
             return attempt()
         except (OSError, ValueError) as error:
-            wrong = isinstance(error, ValueError | FileNotFoundError | PermissionError)
-            if number == ATTEMPTS or (wrong and not isinstance(error, ValueError)):
-                kind = ValueError if wrong else OSError
+            hopeless = isinstance(error, FileNotFoundError | PermissionError)
+            if hopeless or number == ATTEMPTS:
+                kind = ValueError if hopeless or isinstance(error, ValueError) else OSError
                 raise kind(f"{url}: cannot be fetched: {error or type(error).__name__}") from error
             log.warning("%s: attempt %d of %d failed: %s", url, number, ATTEMPTS, error)
             time.sleep(WAIT * 4 ** (number - 1))
@@ -179,7 +179,7 @@ def _retry(url: str, attempt: Callable[[], None]) -> None:
 def _copy(url: str, path: Path) -> None:
     """Writes what a url gives, complete or not at all; webdataset runs `pipe:` commands, the rest is fsspec's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         if url.startswith("pipe:"):
             with gopen(url, "rb") as remote, open(temporary, "wb") as file:

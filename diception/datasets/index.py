@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +37,22 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(".index.json")
 
 
+def temporary_path(path: Path) -> Path:
+    """Beside the path, a name of its own for every writer: processes of several machines may share a folder."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write under a temporary name, then rename: a reader sees the whole file or none."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = temporary_path(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass(eq=False)
