@@ -83,8 +83,8 @@ class ShardWriter:
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Append what `encode_sample` gave."""
         if self._tar is None:
-            # A fixed time, so that the same samples give the same bytes.
-            self._tar = TarWriter(str(self._temporary), encoder=False, mtime=0.0, compress=False)
+            # A fixed time, so that the same samples give the same bytes; a float would give each member a PAX header.
+            self._tar = TarWriter(str(self._temporary), encoder=False, mtime=0, compress=False)
         self._tar.write({"__key__": key, **members})
         self._in_shard += 1
         if self._in_shard == self.samples_per_shard:
