@@ -170,12 +170,16 @@ def test_samples_before_a_cut_are_read(tmp_path: Path) -> None:
     report = check_shards(shard)
     one_fault(report, shard.name, "", "cut off inside 's0002.depth.npy'")
     assert report.samples == 2 == report.kinds["depth"].count
+    with pytest.raises(ValueError, match=r"it has .* bytes, its index is of a tar of"):
+        ShardReader(shard)
+    index_path(shard).unlink()
     with pytest.raises(ValueError, match="cut off inside"):
         ShardReader(shard)
 
 
 @pytest.mark.parametrize(
-    ("kept", "part"), [(0, "empty header"), (100, "truncated header"), (512, "cut off inside"), (-1, "bad checksum")]
+    ("kept", "part"),
+    [(0, "cut off after 's0000"), (100, "cut off after 's0000"), (512, "cut off inside"), (-1, "broken header after")],
 )
 def test_a_shard_that_ends_between_two_members_is_cut_too(tmp_path: Path, kept: int, part: str) -> None:
     shard = write(tmp_path, 3).shards[0]
@@ -188,6 +192,16 @@ def test_a_shard_that_ends_between_two_members_is_cut_too(tmp_path: Path, kept: 
     report = check_shards(shard)
     one_fault(report, shard.name, "", part)
     assert report.samples == 1
+    with pytest.raises(ValueError, match=rf"shard-000000\.tar: {part}"):
+        ShardReader(shard)
+
+
+def test_a_shard_of_another_size_than_its_index_says_is_a_fault(tmp_path: Path) -> None:
+    shard = write(tmp_path, 3).shards[0]
+    shard.write_bytes(shard.read_bytes() + bytes(512))
+    one_fault(check_shards(shard), shard.name, "", "bytes, its index is of a tar of")
+    with pytest.raises(ValueError, match=r"shard-000000\.tar: it has .* bytes, its index is of a tar of"):
+        ShardReader(shard)
 
 
 def test_an_index_that_is_not_of_its_shard_is_told(tmp_path: Path) -> None:

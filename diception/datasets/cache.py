@@ -91,11 +91,9 @@ class ShardCache:
         """The tar, of the size that its index says: another one's samples would lie elsewhere."""
         _copy(url, path)
         beside = index_path(path)
-        if beside.exists() and (wanted := ShardIndex.load(beside).tar_size) != (size := path.stat().st_size):
+        if beside.exists() and (index := ShardIndex.load(beside)).tar_size != (size := path.stat().st_size):
             path.unlink()
-            raise ValueError(
-                f"it has {size} bytes, its index is of a tar of {wanted}; if it was replaced, remove {beside}"
-            )
+            raise ValueError(f"{size_problem(index, size)}; if it was replaced, remove {beside}")
 
     def _fetch_index(self, url: str, beside: Path) -> None:
         path = self.path(url)
@@ -139,16 +137,21 @@ class ShardCache:
         return True
 
 
+def size_problem(index: ShardIndex, size: int) -> str:
+    return f"it has {size} bytes, its index is of a tar of {index.tar_size}"
+
+
 def _local_index(shard: Path) -> ShardIndex:
-    """Of the file beside a local shard, if it fits, or else of the shard itself."""
+    """Of the file beside a local shard, or else of the shard itself."""
     path = index_path(shard)
     if not shard.is_file():
         raise ValueError(f"{shard}: no such shard")
-    if path.exists():
-        index = ShardIndex.load(path)
-        if index.tar_size == shard.stat().st_size:
-            return index
-    return scan(shard)
+    if not path.exists():
+        return scan(shard)
+    index, size = ShardIndex.load(path), shard.stat().st_size
+    if index.tar_size != size:
+        raise ValueError(f"{shard}: {size_problem(index, size)}; if it was replaced, remove {path}")
+    return index
 
 
 def _copy_index(url: str, beside: Path) -> bool:

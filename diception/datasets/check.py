@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from diception.datasets.cache import ShardCache
+from diception.datasets.cache import ShardCache, size_problem
 from diception.datasets.index import ShardIndex, index_path, salvage
 from diception.datasets.manifest import manifest_faults
 from diception.datasets.measures import MEASURES, KindReport
@@ -97,8 +97,8 @@ class _Tolerant(ShardCache):
         path = self.path(url)
         found, problems = salvage(path)
         beside = index_path(path)
-        if found is not None and beside.exists():
-            problems = [*problems, *_index_problems(found, beside)]
+        if found is not None and beside.exists() and not problems:
+            problems = list(_index_problems(found, beside))
         self.faults.extend(Fault(url, "", problem) for problem in problems)
         if found is None:
             raise ValueError("")
@@ -111,7 +111,9 @@ def _index_problems(found: ShardIndex, beside: Path) -> Iterator[str]:
     except ValueError as error:
         yield str(error)
         return
-    if saved.tar_size == found.tar_size and (
+    if saved.tar_size != found.tar_size:
+        yield size_problem(saved, found.tar_size)
+    elif (
         saved.suffixes != found.suffixes
         or not np.array_equal(saved.keys, found.keys)
         or not np.array_equal(saved.offsets, found.offsets)

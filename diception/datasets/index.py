@@ -165,6 +165,8 @@ def salvage(shard: Path, made_by: str = "", until_first: bool = False) -> tuple[
                 problems += _take(rows, member)
                 if problems and until_first:
                     break
+            else:
+                problems += _ending(shard, tar)
     except FileNotFoundError:
         problems.append("no such shard")
     except (tarfile.TarError, OSError, ValueError) as error:
@@ -172,6 +174,17 @@ def salvage(shard: Path, made_by: str = "", until_first: bool = False) -> tuple[
     if not rows and not problems:
         problems.append("holds no sample")
     return (_from_rows(rows, size, made_by) if rows else None), problems
+
+
+def _ending(shard: Path, tar: tarfile.TarFile) -> list[str]:
+    """tarfile takes an absent or broken header for the end of the archive: only a block of zeros is one."""
+    last = tar.getnames()[-1] if tar.getnames() else ""
+    with open(shard, "rb") as file:
+        file.seek(tar.offset)
+        block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        return [f"cut off after {last!r}: the end of the archive is not marked"]
+    return [f"broken header after {last!r}"] if any(block) else []
 
 
 def _take(rows: list[tuple[str, dict[str, tuple[int, int]]]], member: tarfile.TarInfo) -> list[str]:
