@@ -42,14 +42,14 @@ class Numbers:
 
     made_by = "numbers"
 
-    def __init__(self, count: int, bad: int = 7) -> None:
-        self.count, self.bad = count, bad
+    def __init__(self, count: int, bad: int = 7, first: int = 0) -> None:
+        self.count, self.bad, self.first = count, bad, first
 
     def __len__(self) -> int:
         return self.count
 
     def key(self, i: int) -> str:
-        return f"n{i:03d}"
+        return f"n{i + self.first:03d}"
 
     def __getitem__(self, i: int) -> Sample:
         if i % self.bad == self.bad - 1:
@@ -88,6 +88,23 @@ def test_too_many_refusals_stop_it_and_it_goes_on_later(tmp_path: Path) -> None:
         convert(Numbers(100, bad=2), tmp_path, Conversion(6, 0))
     manifest = convert(Numbers(100, bad=2), tmp_path, Conversion(6, 0, max_refused=0.1))
     assert manifest["samples"] == 50 and len(manifest["refused"]) == 50
+
+
+class Stop(Exception):
+    """An interruption."""
+
+
+def test_an_interrupted_conversion_goes_on_with_the_same_list_only(tmp_path: Path) -> None:
+    def interrupt(done: int) -> None:
+        if done == 13:
+            raise Stop
+
+    with pytest.raises(Stop):
+        convert(Numbers(20), tmp_path, Conversion(6, 0), interrupt)
+    for changed, key in ((Numbers(20, first=1), "n000"), (Numbers(20, first=-1), "n-01"), (Numbers(5), "n005")):
+        with pytest.raises(ValueError, match=rf"shard-000000.tar was not made from samples 0 to 5 .*{key}"):
+            convert(changed, tmp_path, Conversion(6, 0))
+    assert convert(Numbers(25), tmp_path, Conversion(6, 0))["samples"] == 22
 
 
 def test_an_image_is_stored_as_the_bytes_it_came_in(tmp_path: Path) -> None:

@@ -85,9 +85,11 @@ def convert(
         The manifest, as written beside the shards.
 
     Raises:
-        ValueError: more than the allowed share of samples is refused; the first are named.
+        ValueError: more than the allowed share of samples is refused, the first are named; or the data has another
+            list of samples than the complete shards were made from.
     """
     writer = ShardWriter(folder, options.samples_per_shard, "shard", options.image_format, data.made_by)
+    _check_listing(data, writer)
     # Ordered and bounded, whatever the number of workers.
     encoded = DataLoader(
         _Encoded(data, options.image_format),
@@ -117,6 +119,21 @@ def convert(
 
 def _as_it_is(item: Any) -> Any:
     return item
+
+
+def _check_listing(data: RawData, writer: ShardWriter) -> None:
+    """Each complete shard must account for the samples that the data lists in its place, written or refused."""
+    start = 0
+    for number, index in enumerate(writer.indexes):
+        stop = start + len(index) + len(index.refused)
+        listed = {data.key(i) for i in range(start, min(stop, len(data)))}
+        stored = {index.key(row) for row in range(len(index))} | {key for key, _ in index.refused}
+        if listed != stored:
+            raise ValueError(
+                f"{writer.path(number)} was not made from samples {start} to {stop - 1} of these {len(data)}: the list "
+                f"differs in {min(listed ^ stored)!r}; choose another folder, or remove the shards"
+            )
+        start = stop
 
 
 def _check_refused(refused: list[tuple[str, str]], judged: int, allowed: float) -> None:
