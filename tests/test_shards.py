@@ -192,6 +192,22 @@ def test_a_folder_never_shows_an_unfinished_shard(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.glob("*.tar")] == ["shard-000000.tar"]
 
 
+@pytest.mark.parametrize("per_shard", [1, 2, 3])
+def test_a_key_that_repeats_the_one_before_is_refused(tmp_path: Path, per_shard: int) -> None:
+    with (
+        pytest.raises(ValueError, match="'s0001' repeats the one before it"),
+        ShardWriter(tmp_path, per_shard) as writer,
+    ):
+        for i in (0, 1, 1):
+            writer.write(make_sample(i))
+    with ShardWriter(tmp_path, per_shard) as writer:
+        if writer.done == 2:
+            with pytest.raises(ValueError, match="'s0001' repeats"):
+                writer.write(make_sample(1))
+        writer.write(make_sample(2))
+        writer.write(make_sample(1))
+
+
 def sums(reader: ShardReader) -> list[int]:
     """Many reads, so that two processes that share a position in a file get in each other's way."""
     return [int(reader.read(i % len(reader), ()).image.sum()) for i in range(300)]

@@ -49,6 +49,7 @@ class ShardWriter:
         self.refused: list[tuple[str, str]] = []
         """(key, reason) of what was refused since the last complete shard."""
         self._in_shard = 0
+        self._last = self.indexes[-1].key(len(self.indexes[-1]) - 1) if self.indexes else None
 
     def path(self, number: int) -> Path:
         return self.folder / f"{self.prefix}-{number:06d}.tar"
@@ -81,11 +82,14 @@ class ShardWriter:
         self.add(sample.key, encode_sample(sample, self.image_format))
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append what `encode_sample` gave."""
+        """Append what `encode_sample` gave; ValueError where its key is the one before: they would be read as one."""
+        if key == self._last:
+            raise ValueError(f"sample key {key!r} repeats the one before it, samples in a row must have different keys")
         if self._tar is None:
             # A fixed time, so that the same samples give the same bytes; a float would give each member a PAX header.
             self._tar = TarWriter(str(self._temporary), encoder=False, mtime=0, compress=False)
         self._tar.write({"__key__": key, **members})
+        self._last = key
         self._in_shard += 1
         if self._in_shard == self.samples_per_shard:
             self._finish_shard()
