@@ -140,6 +140,10 @@ def test_killed_and_started_again_it_ends_the_same(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert not (tmp_path / "killed" / "manifest.json").exists()
+        # As a kill in the middle of writing them leaves them.
+        for name in (f"shard-{wanted:06d}.index.json", "manifest.json"):
+            (tmp_path / "killed" / f".{name}.0123456789ab.tmp").touch()
+        (tmp_path / "killed" / f"shard-{wanted:06d}.index.json").unlink(missing_ok=True)
     assert start("killed").wait(120) == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert len(json.loads((tmp_path / "whole" / "manifest.json").read_text())["refused"]) == 6

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader, Dataset
 
 from diception.datasets.images import DECODE_ERRORS, ImageFormat
-from diception.datasets.index import write_atomically
+from diception.datasets.index import remove_leftovers, write_atomically
 from diception.datasets.sample import CorruptSample, Sample
 from diception.datasets.shards import KIND_OF_SUFFIX
 from diception.datasets.writer import ShardWriter, encode_sample
@@ -112,6 +112,7 @@ def convert(
                 progress(number)
     manifest = _manifest(writer, refused, options)
     path, text = writer.folder / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n"
+    remove_leftovers(path)
     if not path.exists() or path.read_bytes() != text:
         write_atomically(path, text)
     return manifest

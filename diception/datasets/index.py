@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tarfile
@@ -40,6 +41,12 @@ def index_path(shard: Path) -> Path:
 def temporary_path(path: Path) -> Path:
     """Beside the path, a name of its own for every writer: processes of several machines may share a folder."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def remove_leftovers(path: Path) -> None:
+    """The temporary files of killed writers of a path. No other writer of it may be at work."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

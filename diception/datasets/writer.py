@@ -14,7 +14,7 @@ from typing import Any
 from webdataset.writer import TarWriter
 
 from diception.datasets.images import ImageFormat, encode_rgb
-from diception.datasets.index import ShardIndex, check_key, index_path, scan
+from diception.datasets.index import ShardIndex, check_key, index_path, remove_leftovers, scan
 from diception.datasets.manifest import sha256
 from diception.datasets.sample import Sample
 from diception.datasets.shards import META, META_FIELDS
@@ -108,6 +108,7 @@ class ShardWriter:
         path = self.path(len(self.indexes))
         # The index of a shard that is replaced must not outlive it.
         index_path(path).unlink(missing_ok=True)
+        remove_leftovers(index_path(path))
         os.replace(self._temporary, path)
         index.save(index_path(path))
         self.indexes.append(index)
