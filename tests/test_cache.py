@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import diception.datasets.cache as cache_module
+import diception.datasets.fetch as fetch_module
 from diception.annotations import BinaryMask
 from diception.datasets.cache import ShardCache
 from diception.datasets.index import index_path
@@ -69,7 +70,7 @@ def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Serve
     server.folder, server.asked, server.failures = tmp_path / "far", Counter(), 0
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    monkeypatch.setattr(cache_module, "WAIT", 0.01)
+    monkeypatch.setattr(fetch_module, "WAIT", 0.01)
     yield server, f"http://127.0.0.1:{server.server_port}/shard-{{000000..000003}}.tar"
     server.shutdown()
     server.server_close()
@@ -105,7 +106,7 @@ def test_a_failed_fetch_is_tried_again_and_is_no_corrupt_sample(
     # Nothing is wrong with the sample: it must not be replaced.
     with pytest.raises(OSError, match=r"shard-000001\.tar.*cannot be fetched"):
         reader.read(3)
-    monkeypatch.setattr(cache_module, "_get", full)
+    monkeypatch.setattr(fetch_module, "_get", full)
     with pytest.raises(OSError, match=r"shard-000001\.tar.*No space left"):
         reader.read_reduced(3, None, 8)
     assert not list((tmp_path / "near").glob(".*.tmp"))

@@ -6,25 +6,16 @@ import hashlib
 import logging
 import os
 import re
-import shutil
-import time
-from collections.abc import Callable
 from io import FileIO
 from pathlib import Path, PurePosixPath
 
-import fsspec.core
 from filelock import FileLock, Timeout
-from webdataset.gopen import gopen
 
-from diception.datasets.index import ShardIndex, index_path, scan, temporary_path
+from diception.datasets.fetch import copy, retry
+from diception.datasets.index import ShardIndex, index_path, scan
 from diception.datasets.urls import is_remote
 
 log = logging.getLogger(__name__)
-
-ATTEMPTS = 4
-"""Times that a fetch is tried."""
-WAIT = 1.0
-"""Seconds before the second attempt; four times as long before each further one."""
 
 
 class ShardCache:
@@ -84,12 +75,12 @@ class ShardCache:
         if path.exists():
             os.utime(path)
             return False
-        _retry(url, lambda: self._fetch_whole(url, path))
+        retry(url, lambda: self._fetch_whole(url, path))
         return True
 
     def _fetch_whole(self, url: str, path: Path) -> None:
         """The tar, of the size that its index says: another one's samples would lie elsewhere."""
-        _copy(url, path)
+        copy(url, path)
         beside = index_path(path)
         if beside.exists() and (index := ShardIndex.load(beside)).tar_size != (size := path.stat().st_size):
             path.unlink()
@@ -159,46 +150,8 @@ def _copy_index(url: str, beside: Path) -> bool:
     if url.startswith("pipe:") or not url.endswith(".tar"):
         return False
     try:
-        _copy(url.removesuffix(".tar") + ".index.json", beside)
+        copy(url.removesuffix(".tar") + ".index.json", beside)
     except (OSError, ValueError) as error:
         log.info("%s has no index beside it (%s): the shard is fetched", url, error)
         return False
     return True
-
-
-def _retry(url: str, attempt: Callable[[], None]) -> None:
-    for number in range(1, ATTEMPTS + 1):
-        try:
-            return attempt()
-        except (OSError, ValueError) as error:
-            hopeless = isinstance(error, FileNotFoundError | PermissionError)
-            if hopeless or number == ATTEMPTS:
-                kind = ValueError if hopeless or isinstance(error, ValueError) else OSError
-                raise kind(f"{url}: cannot be fetched: {error or type(error).__name__}") from error
-            log.warning("%s: attempt %d of %d failed: %s", url, number, ATTEMPTS, error)
-            time.sleep(WAIT * 4 ** (number - 1))
-
-
-def _copy(url: str, path: Path) -> None:
-    """Writes what a url gives, complete or not at all; webdataset runs `pipe:` commands, the rest is fsspec's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    try:
-        if url.startswith("pipe:"):
-            with gopen(url, "rb") as remote, open(temporary, "wb") as file:
-                shutil.copyfileobj(remote, file, 1 << 20)
-        else:
-            _get(url, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _get(url: str, path: Path) -> None:
-    system, place = fsspec.core.url_to_fs(url)
-    try:
-        system.get_file(place, str(path))
-    except OSError:
-        raise
-    except Exception as error:  # every kind of store has its own classes of errors
-        raise OSError(f"{type(error).__name__}: {error}") from error

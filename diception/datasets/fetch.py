@@ -1,0 +1,61 @@
+"""What urls give, as local files: complete or not at all, and tried again after a failure."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec.core
+from webdataset.gopen import gopen
+
+from diception.datasets.index import temporary_path
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+"""Times that a fetch is tried."""
+WAIT = 1.0
+"""Seconds before the second attempt; four times as long before each further one."""
+
+
+def retry(url: str, attempt: Callable[[], None]) -> None:
+    """ValueError where it is no use to try again, or the last failure was one; OSError where it may go better later."""
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return attempt()
+        except (OSError, ValueError) as error:
+            hopeless = isinstance(error, FileNotFoundError | PermissionError)
+            if hopeless or number == ATTEMPTS:
+                kind = ValueError if hopeless or isinstance(error, ValueError) else OSError
+                raise kind(f"{url}: cannot be fetched: {error or type(error).__name__}") from error
+            log.warning("%s: attempt %d of %d failed: %s", url, number, ATTEMPTS, error)
+            time.sleep(WAIT * 4 ** (number - 1))
+
+
+def copy(url: str, path: Path) -> None:
+    """Writes what a url gives, complete or not at all; webdataset runs `pipe:` commands, the rest is fsspec's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    try:
+        if url.startswith("pipe:"):
+            with gopen(url, "rb") as remote, open(temporary, "wb") as file:
+                shutil.copyfileobj(remote, file, 1 << 20)
+        else:
+            _get(url, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _get(url: str, path: Path) -> None:
+    system, place = fsspec.core.url_to_fs(url)
+    try:
+        system.get_file(place, str(path))
+    except OSError:
+        raise
+    except Exception as error:  # every kind of store has its own classes of errors
+        raise OSError(f"{type(error).__name__}: {error}") from error
