@@ -123,6 +123,38 @@ def test_a_shard_that_is_not_the_one_of_its_index_is_not_read(far: tuple[Server,
     assert reader.read(1).key == "s0001" and len(list((tmp_path / "near").glob("*.tar"))) == 1
 
 
+def test_a_replaced_shard_is_told_and_read_by_the_next_reader(far: tuple[Server, str], tmp_path: Path) -> None:
+    server, url = far
+    cache = ShardCache(tmp_path / "near")
+    reader = ShardReader(url, cache)
+    size = (server.folder / "shard-000000.tar").stat().st_size
+    write_samples(map(make_sample, range(20, 32)), ShardWriter(tmp_path / "new", 3, image_format="png"))
+    for path in (tmp_path / "new").iterdir():
+        path.rename(server.folder / path.name)
+    assert (server.folder / "shard-000000.tar").stat().st_size == size
+    with pytest.raises(ValueError, match=r"shard-000000\.tar.*other bytes than its index says.*start again"):
+        reader.read(0)
+    assert not list((tmp_path / "near").glob("*.tar"))
+    assert ShardReader(url, cache).read(0).key == "s0020"
+
+
+def test_a_damaged_copy_is_fetched_again(far: tuple[Server, str], tmp_path: Path) -> None:
+    server, url = far
+    reader = ShardReader(url, ShardCache(tmp_path / "near"))
+    assert reader.read(0).key == "s0000"
+    reader.close()
+    reader.shards[0].write_bytes(reader.shards[0].read_bytes()[:5000])
+    assert np.array_equal(reader.read(1).image, make_sample(1).image)
+    assert tars(server) == {"shard-000000.tar": 2}
+
+
+def test_a_page_in_place_of_an_index_is_no_index(far: tuple[Server, str], tmp_path: Path) -> None:
+    server, url = far
+    (server.folder / "shard-000000.index.json").write_text("<html>not found</html>")
+    reader = ShardReader(url, ShardCache(tmp_path / "near"))
+    assert reader.read(1).key == "s0001" and tars(server) == {"shard-000000.tar": 1}
+
+
 def test_a_shard_without_an_index_is_scanned_once(far: tuple[Server, str], tmp_path: Path) -> None:
     server, url = far
     index_path(server.folder / "shard-000001.tar").unlink()

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from diception.datasets.fetch import copy, retry
 from diception.datasets.index import ShardIndex, index_path, scan
+from diception.datasets.manifest import sha256
 from diception.datasets.urls import is_remote
 
 log = logging.getLogger(__name__)
@@ -52,11 +53,11 @@ class ShardCache:
             self._fetch_index(url, beside)
         return ShardIndex.load(beside)
 
-    def open(self, url: str) -> FileIO:
-        """The shard, to be read, fetched where it is not there.
+    def open(self, url: str, index: ShardIndex) -> FileIO:
+        """The shard of this index, to be read, fetched where it is not there.
 
         Raises:
-            ValueError: there is no such shard, or another one than its index is of.
+            ValueError: there is no such shard, or another one than its index is of: the index is dropped.
             OSError: it cannot be fetched now: the store does not answer, the disk is full.
         """
         path = self.path(url)
@@ -64,34 +65,35 @@ class ShardCache:
             return FileIO(str(path))
         # Opened under the lock: what is closed and unlocked may be dropped by another process.
         with self._lock(path):
-            fetched = self._ensure(url, path)
+            fetched = self._ensure(url, path, index)
             file = FileIO(str(path))
         if fetched:
             self._make_room(path)
         return file
 
-    def _ensure(self, url: str, path: Path) -> bool:
+    def _ensure(self, url: str, path: Path, index: ShardIndex | None) -> bool:
         """Whether the shard had to be fetched; its lock is held."""
-        if path.exists():
+        if path.exists() and (index is None or path.stat().st_size == index.tar_size):
             os.utime(path)
             return False
-        retry(url, lambda: self._fetch_whole(url, path))
+        try:
+            retry(url, lambda: copy(url, path, lambda copied: _check_copy(copied, index)))
+        except ValueError:
+            # It may be the index that is out of date: the next start takes the one that is there then.
+            index_path(path).unlink(missing_ok=True)
+            raise
         return True
-
-    def _fetch_whole(self, url: str, path: Path) -> None:
-        """The tar, of the size that its index says: another one's samples would lie elsewhere."""
-        copy(url, path)
-        beside = index_path(path)
-        if beside.exists() and (index := ShardIndex.load(beside)).tar_size != (size := path.stat().st_size):
-            path.unlink()
-            raise ValueError(f"{size_problem(index, size)}; if it was replaced, remove {beside}")
 
     def _fetch_index(self, url: str, beside: Path) -> None:
         path = self.path(url)
         with self._lock(path):
-            if beside.exists() or _copy_index(url, beside):
+            if beside.exists():
                 return
-            fetched = self._ensure(url, path)
+            if _copy_index(url, beside):
+                # A tar that lies there was fetched for another index.
+                path.unlink(missing_ok=True)
+                return
+            fetched = self._ensure(url, path, None)
             scan(path).save(beside)
         if fetched:
             self._make_room(path)
@@ -132,6 +134,16 @@ def size_problem(index: ShardIndex, size: int) -> str:
     return f"it has {size} bytes, its index is of a tar of {index.tar_size}"
 
 
+def _check_copy(path: Path, index: ShardIndex | None) -> None:
+    """ValueError unless the tar is the one of its index: another one's samples would lie elsewhere."""
+    if index is None:
+        return
+    if (size := path.stat().st_size) != index.tar_size:
+        raise ValueError(f"{size_problem(index, size)}; if it was replaced, start again")
+    if index.sha256 and sha256(path) != index.sha256:
+        raise ValueError("it has other bytes than its index says (SHA-256); if it was replaced, start again")
+
+
 def _local_index(shard: Path) -> ShardIndex:
     """Of the file beside a local shard, or else of the shard itself."""
     path = index_path(shard)
@@ -150,7 +162,7 @@ def _copy_index(url: str, beside: Path) -> bool:
     if url.startswith("pipe:") or not url.endswith(".tar"):
         return False
     try:
-        copy(url.removesuffix(".tar") + ".index.json", beside)
+        copy(url.removesuffix(".tar") + ".index.json", beside, ShardIndex.load)
     except (OSError, ValueError) as error:
         log.info("%s has no index beside it (%s): the shard is fetched", url, error)
         return False

@@ -12,7 +12,7 @@ from pathlib import Path
 import fsspec.core
 from webdataset.gopen import gopen
 
-from diception.datasets.index import temporary_path
+from diception.datasets.index import remove_leftovers, temporary_path
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,12 @@ def retry(url: str, attempt: Callable[[], None]) -> None:
             time.sleep(WAIT * 4 ** (number - 1))
 
 
-def copy(url: str, path: Path) -> None:
-    """Writes what a url gives, complete or not at all; webdataset runs `pipe:` commands, the rest is fsspec's."""
+def copy(url: str, path: Path, check: Callable[[Path], object]) -> None:
+    """Writes what a url gives, complete and as `check` takes it or not at all; the lock of the path is held.
+
+    webdataset runs `pipe:` commands, the rest is fsspec's.
+    """
+    remove_leftovers(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:
@@ -46,6 +50,7 @@ def copy(url: str, path: Path) -> None:
                 shutil.copyfileobj(remote, file, 1 << 20)
         else:
             _get(url, temporary)
+        check(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -123,7 +123,7 @@ class ShardReader:
 
     def _handle(self, shard: int) -> FileIO:
         if shard not in self._open:
-            self._open[shard] = self.cache.open(self.urls[shard])
+            self._open[shard] = self.cache.open(self.urls[shard], self.indexes[shard])
             if len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(shard)
