@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import multiprocessing
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -219,6 +220,17 @@ def test_a_shard_is_not_dropped_before_it_is_open(
     monkeypatch.setattr(cache_module, "FileIO", late)
     reader = ShardReader(url, ShardCache(folder))
     assert reader.read(0).key == "s0000" and len(list(folder.glob("*.tar"))) == 1
+
+
+def test_what_killed_fetches_leave_is_removed(far: tuple[Server, str], tmp_path: Path) -> None:
+    _, url = far
+    reader = ShardReader(url, ShardCache(tmp_path / "near"))
+    same, old, new = (tmp_path / "near" / f".{name}.0123.tmp" for name in (reader.shards[0].name, "a.tar", "b.tar"))
+    for path in (same, old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    assert reader.read(0).key == "s0000"
+    assert list((tmp_path / "near").glob(".*.tmp")) == [new]
 
 
 def test_a_busy_shard_is_left_alone(far: tuple[Server, str], tmp_path: Path) -> None:

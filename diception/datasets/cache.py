@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from diception.datasets.fetch import copy, retry
+from diception.datasets.fetch import copy, remove_stale, retry
 from diception.datasets.index import ShardIndex, index_path, scan
 from diception.datasets.manifest import sha256
 from diception.datasets.urls import is_remote
@@ -108,9 +108,10 @@ class ShardCache:
         The newest shard's lock is not held here and a busy shard is left alone: no process waits for one that waits
         for it.
         """
+        assert self.folder is not None
+        remove_stale(self.folder)
         if self.max_bytes is None:
             return
-        assert self.folder is not None
         with self._lock(self.folder / "room"):
             known = [(path.stat(), path) for path in self.folder.glob("*.tar")]
             total = sum(stat.st_size for stat, _ in known)

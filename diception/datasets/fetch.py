@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec.core
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 """Times that a fetch is tried."""
+STALE = 86_400.0
+"""Seconds without a change after which nobody writes a temporary file any more."""
 WAIT = 1.0
 """Seconds before the second attempt; four times as long before each further one."""
 
@@ -54,6 +57,14 @@ def copy(url: str, path: Path, check: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_stale(folder: Path) -> None:
+    """Drops what killed fetches have left there long ago; what is still fetched is written to all the time."""
+    for left in folder.glob(".*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
 
 
 def _get(url: str, path: Path) -> None:
