@@ -60,7 +60,8 @@ class DataConfig:
     cache: str = ""
     """Folder on local disk for copies of remote shards; only they need it."""
     cache_gb: float = 0.0
-    """Size that the copies together may have, in GB; beyond it the oldest are dropped. 0: no limit."""
+    """Size that the copies together may have, in GB; beyond it the oldest are dropped. 0: no limit. The disk needs room
+    for more: a loader process keeps up to 64 shards of a source open, which take their space until it closes them."""
     max_corrupt: float = 0.01
     """Share of a source's samples that may fail to decode, and are replaced, before the run stops."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)

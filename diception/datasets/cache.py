@@ -22,11 +22,13 @@ log = logging.getLogger(__name__)
 class ShardCache:
     """Where shards lie on local disk. Local ones lie where they are; remote ones need a folder.
 
-    Several processes may use one folder. A shard that is dropped while it is read stays readable through the open file.
+    Several processes may use one folder. A shard that is dropped while it is read stays readable through the open file,
+    and on the disk until that is closed. A copy is taken as it is: a shard that is replaced where it comes from is
+    noticed when it is fetched again.
     """
 
     def __init__(self, folder: Path | str | None = None, max_bytes: int | None = None) -> None:
-        """`max_bytes`: of the tars together; None: no limit. The index of each shard stays."""
+        """`max_bytes`: of the tars together, without dropped ones that are still open; None: no limit. Indexes stay."""
         if max_bytes is not None and max_bytes < 1:
             raise ValueError(f"a shard cache of {max_bytes} bytes is not possible, at least 1 is needed")
         self.folder = None if folder is None else Path(folder)
