@@ -13,7 +13,7 @@ from PIL import Image
 
 from diception.annotations import InstanceMasks, Keypoints, NormalMap, RGBImage, encode_rle, nearest
 from diception.annotations.runs import read_runs
-from diception.datasets.images import read_image, read_reduced
+from diception.datasets.images import image_size, read_file, read_image, read_reduced
 from diception.datasets.sample import (
     CorruptSample,
     Example,
@@ -153,6 +153,18 @@ def test_a_turned_image_is_reduced_where_it_lies(orientation: int) -> None:
     wanted = full[y.astype(int)][:, x.astype(int)].astype(int)
     assert np.abs(image[20:30, 20:30] - wanted).mean() < 3
     assert (right - left) * 4 == size[1] and (bottom - top) * 4 == size[0]
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [0, *range(1, 10), 65535])
+def test_every_way_of_reading_agrees_on_the_size(tmp_path: Path, file_format: str, orientation: int) -> None:
+    path, exif = tmp_path / "x", Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(smooth_image()).save(path, file_format, exif=exif)
+    height, width = SIZE[::-1] if orientation in range(5, 9) else SIZE
+    image, size, box = read_reduced(path.read_bytes(), 1000)
+    assert read_file(path)[0].shape == image.shape == (height, width, 3)
+    assert image_size(path) == size == (height, width) and box == (0, 0, width, height)
 
 
 @pytest.mark.parametrize("scale", [None, (0.3, 1.0)])

@@ -50,12 +50,17 @@ def _check_pixels(image: Image.Image) -> None:
         raise ValueError(f"image has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are allowed")
 
 
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, of an image that is opened and not loaded: what Pillow does not turn by itself, as it does TIFF."""
+    found = image.getexif().get(ORIENTATION, 1)
+    return found if found in range(1, 9) and image.format != "TIFF" else 1
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) of an image file as a viewer shows it, from its head alone."""
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
-            return (image.width, image.height) if turned else (image.height, image.width)
+            return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
     except DECODE_ERRORS as error:
         raise ValueError(f"{path}: image does not decode: {error}") from error
 
@@ -97,7 +102,7 @@ def read_reduced(
             _check_pixels(image)
             drafted = image.draft(image.mode, (at_least, at_least))
             across, down = drafted[1][2:] if drafted is not None else (width, height)
-            turn = image.getexif().get(ORIENTATION, 1)
+            turn = _orientation(image)
             image.load()
             decoded = to_rgb(image)
     except DECODE_ERRORS as error:
