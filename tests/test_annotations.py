@@ -256,6 +256,12 @@ def test_what_does_not_fit_is_refused_by_name(build, message: str) -> None:
 
 def test_masks_that_claim_to_be_huge_are_not_decoded() -> None:
     claim = {"rle": "0", "category": "", "score": None}
-    for size, count in (([200_000, 200_000], 1), ([20_000, 20_000], 11), ([0, 5], 1)):
+    for size, count in (
+        ([200_000, 200_000], 1),
+        ([20_000, 5_000], 41),
+        ([0, 5], 1),
+        ([200_000, 200_000], 0),
+        ([1, 1 << 31], 0),
+    ):
         with pytest.raises(ValueError, match="values are read"):
             InstanceMasks.from_bytes(json.dumps({"size": size, "instances": [claim] * count}).encode())

@@ -108,6 +108,26 @@ def test_broken_run_lengths_are_refused(text: str) -> None:
         read_runs(text, (3, 2))
 
 
+def coded(number: int) -> str:
+    """One number of COCO's compressed run lengths."""
+    digits = []
+    while True:
+        digit, number = number & 31, number >> 5
+        if number == (-1 if digit & 16 else 0):
+            return "".join(chr(48 + d) for d in [*digits, digit])
+        digits.append(digit | 32)
+
+
+@pytest.mark.parametrize(
+    "lengths", [[1 << 58] * 63 + [(1 << 58) + 12], [13, 0, 1], [1 << 32, 1, 11], [6, 6, 6, 6] * 2, [12, 5, -5]]
+)
+def test_run_lengths_that_overflow_are_refused(lengths: list[int]) -> None:
+    numbers = [n - lengths[i - 2] if i > 2 else n for i, n in enumerate(lengths)]
+    with pytest.raises(ValueError, match="run length"):
+        read_runs("".join(map(coded, numbers)), (3, 4))
+    assert read_runs(coded(5) + coded(7), (3, 4)).area == 7
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_stored_masks_change_as_painted_ones_do(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MAX_VALUES = 4_000_000_000
 """A few bytes of run lengths can claim to be huge masks; nothing above this is decoded."""
+MAX_PIXELS = 100_000_000
+"""Of one mask: no larger image is decoded either."""
 
 
 @dataclass(eq=False)
@@ -187,8 +189,11 @@ class InstanceMasks(Annotation):
         content = json.loads(data)
         height, width = (int(side) for side in content["size"])
         entries = content["instances"]
-        if min(height, width) < 1 or len(entries) * height * width > MAX_VALUES:
-            raise ValueError(f"{len(entries)} masks of {height} x {width} pixels; at most {MAX_VALUES} values are read")
+        if min(height, width) < 1 or height * width > MAX_PIXELS or len(entries) * height * width > MAX_VALUES:
+            raise ValueError(
+                f"{len(entries)} masks of {height} x {width} pixels; at most {MAX_VALUES} values are read, of 1 to "
+                f"{MAX_PIXELS} pixels a mask"
+            )
         runs = [read_runs(entry["rle"], (height, width)) for entry in entries]
         scores = [entry["score"] for entry in entries]
         known = len(scores) > 0 and all(score is not None for score in scores)

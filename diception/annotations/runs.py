@@ -74,9 +74,24 @@ def _within(places: NDArray[np.int64], first: int, last: int) -> slice:
 def read_runs(text: str, size: Size) -> Runs:
     """The runs of COCO's compressed text; ValueError where they do not fill the size exactly.
 
-    Six bits a character: five of a number, the lowest first, and one that says that it goes on. From the fourth on, a
-    number is the difference from the length two before it.
+    From the fourth on, a number is the difference from the length two before it.
     """
+    numbers, pixels = _numbers(text), size[0] * size[1]
+    # Without larger ones, of which there are no more than characters, no sum overflows.
+    if (longest := int(np.abs(numbers).max())) > pixels:
+        raise ValueError(f"a run length changes by {longest} pixels, {size[0]} x {size[1]} has {pixels}")
+    lengths = numbers.copy()
+    lengths[1::2] = np.cumsum(numbers[1::2])
+    lengths[2::2] = np.cumsum(numbers[2::2])
+    ends = np.cumsum(lengths)
+    if lengths.min() < 0 or lengths.max() > pixels or ends[-1] != pixels:
+        raise ValueError(f"run lengths of {int(ends[-1])} pixels do not fill {size[0]} x {size[1]}")
+    filled = lengths[1::2] > 0
+    return Runs(size, ends[0:-1:2][filled], ends[1::2][filled])
+
+
+def _numbers(text: str) -> NDArray[np.int64]:
+    """Six bits a character: five of a number, the lowest first, and one that says that it goes on."""
     codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         raise ValueError(f"run lengths of {len(codes)} characters are cut off or hold characters that are not allowed")
@@ -87,15 +102,7 @@ def read_runs(text: str, size: Size) -> Runs:
     place = np.arange(len(codes)) - np.repeat(firsts, digits)
     numbers = np.add.reduceat((codes & 31) << (5 * place), firsts)
     negative = (codes[firsts + digits - 1] & 16) > 0
-    numbers = np.where(negative, numbers - (np.int64(1) << (5 * digits)), numbers)
-    lengths = numbers.copy()
-    lengths[1::2] = np.cumsum(numbers[1::2])
-    lengths[2::2] = np.cumsum(numbers[2::2])
-    ends = np.cumsum(lengths)
-    if lengths.min() < 0 or ends[-1] != size[0] * size[1]:
-        raise ValueError(f"run lengths of {int(ends[-1])} pixels do not fill {size[0]} x {size[1]}")
-    filled = lengths[1::2] > 0
-    return Runs(size, ends[0:-1:2][filled], ends[1::2][filled])
+    return np.where(negative, numbers - (np.int64(1) << (5 * digits)), numbers)
 
 
 @dataclass(frozen=True, eq=False)
