@@ -243,6 +243,10 @@ def test_fields_beside_the_array_survive_geometry() -> None:
         (lambda: DepthMap(np.ones((4, 4)), "inches"), "'inches', allowed are depth, disparity, log"),  # type: ignore[arg-type]
         (lambda: NormalMap(np.ones((4, 4, 3))), r"expected \(3, H, W\)"),
         (lambda: InstanceMasks(np.ones((2, 4, 4), bool), ("a",)), "2 masks have 1 categories"),
+        (lambda: InstanceMasks(np.ones((1, 4, 4), bool), (7,)), "category 7 is of type int, allowed are texts"),
+        (lambda: InstanceMasks.from_bytes(instances_json(3.0)), "category 3.0 is of type float, allowed are texts"),
+        (lambda: InstanceMasks.from_bytes(instances_json(None)), "category None is of type NoneType"),
+        (lambda: BinaryMask(np.ones((4, 4), bool), ("a", 1)), "category .* is of type tuple"),
         (lambda: Keypoints(np.zeros((1, 16, 3)), (4, 4), np.ones(1)), r"expected \(N, 17, 3\)"),
         (lambda: LabelMap(np.full((2, 2), 70000)).to_bytes(), "70000, allowed is 0 to 65535"),
         (lambda: load("smell", "x"), "'smell' is not known, allowed are depth"),
@@ -252,6 +256,10 @@ def test_fields_beside_the_array_survive_geometry() -> None:
 def test_what_does_not_fit_is_refused_by_name(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def instances_json(category: object) -> bytes:
+    return json.dumps({"size": [1, 1], "instances": [{"rle": "01", "category": category, "score": None}]}).encode()
 
 
 def test_masks_that_claim_to_be_huge_are_not_decoded() -> None:

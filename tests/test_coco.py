@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,20 @@ def test_the_three_forms_of_a_mask_agree() -> None:
 def test_a_set_that_does_not_fit_its_images_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         list(CocoData(*make_set(tmp_path, **changes)))
+
+
+@pytest.mark.parametrize("number", ["3", 3.0, 4, None, [3]])
+def test_a_category_id_of_another_type_or_unknown_is_told(tmp_path: Path, number: object) -> None:
+    images, file = make_set(tmp_path)
+    content = json.loads(file.read_text())
+    content["annotations"][0]["category_id"] = number
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"instances.json.* image 7: .*category_id {re.escape(repr(number))} is none"):
+        CocoData(images, file)[0]
+    for wrong in ({"id": "3", "name": "cup"}, {"id": 3.5, "name": "cup"}, {"id": 3, "name": 7}, {"id": 3}):
+        file.write_text(json.dumps({**content, "categories": [wrong]}))
+        with pytest.raises(ValueError, match=r"instances.json: category .* must have a whole number as 'id'"):
+            CocoData(images, file)
 
 
 def test_wrong_files_are_refused_by_name(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -47,6 +48,7 @@ class BinaryMask(Annotation):
     size: Size = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        _check_categories([self.category] if self.category is not None else [])
         self.mask = np.asarray(self.mask, bool)
         self.size = plane_size(self.mask, (), "masks")
 
@@ -68,6 +70,12 @@ class BinaryMask(Annotation):
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         return cls(from_png(data, "L") > 127)
+
+
+def _check_categories(categories: Iterable[Any]) -> None:
+    for category in categories:
+        if not isinstance(category, str):
+            raise ValueError(f"category {category!r} is of type {type(category).__name__}, allowed are texts")
 
 
 def _resize_masks(masks: NDArray[np.bool_], height: int, width: int, smooth: bool) -> NDArray[np.bool_]:
@@ -98,6 +106,7 @@ class InstanceMasks(Annotation):
         self.masks = np.asarray(self.masks, bool)
         self.size = plane_size(self.masks, (None,), "instance masks")
         self.categories = tuple(self.categories)
+        _check_categories(self.categories)
         if self.scores is not None:
             self.scores = np.asarray(self.scores, np.float32)
         scores = len(self) if self.scores is None else len(self.scores)
@@ -197,7 +206,8 @@ class InstanceMasks(Annotation):
         runs = [read_runs(entry["rle"], (height, width)) for entry in entries]
         scores = [entry["score"] for entry in entries]
         known = len(scores) > 0 and all(score is not None for score in scores)
-        categories = tuple(str(entry["category"]) for entry in entries)
+        categories = tuple(entry["category"] for entry in entries)
+        _check_categories(categories)
         found = np.array(scores, np.float32) if known else None
         return cls._of(StoredMasks(runs, categories, found, np.arange(height), np.arange(width)))
 

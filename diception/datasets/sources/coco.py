@@ -33,6 +33,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_categories(content: Mapping[str, Any], file: Path) -> dict[int, str]:
+    """Names by id; ValueError naming the file where an id is no whole number or a name no text."""
+    names: dict[int, str] = {}
+    for category in content.get("categories", []):
+        if type(category.get("id")) is not int or not isinstance(category.get("name"), str):
+            raise ValueError(f"{file}: category {category!r} must have a whole number as 'id' and a text as 'name'")
+        names[category["id"]] = category["name"]
+    return names
+
+
+def category_name(names: Mapping[int, str], number: Any) -> str:
+    if type(number) is not int or number not in names:
+        raise ValueError(f"category_id {number!r} is none of the {len(names)} ids, whole numbers, of 'categories'")
+    return names[number]
+
+
 def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """(H, W) bool of COCO polygons, uncompressed or compressed run lengths."""
     height, width = size
@@ -61,7 +77,7 @@ def instances_from_coco(
             continue
         mask = decode_segmentation(record["segmentation"], size)
         if mask.any():
-            found.append((mask, names[record["category_id"]]))
+            found.append((mask, category_name(names, record["category_id"])))
     if not found:
         return None
     return InstanceMasks(np.stack([mask for mask, _ in found]), tuple(name for _, name in found), None)
@@ -125,7 +141,7 @@ class CocoData:
     def __init__(self, images: Path, instances: Path, keypoints: Path | None = None) -> None:
         content = read_json(instances)
         self.file = instances
-        self.names = {category["id"]: category["name"] for category in content.get("categories", [])}
+        self.names = read_categories(content, instances)
         self.masks = _by_image(content)
         self.people = _by_image(read_json(keypoints)) if keypoints is not None else {}
         self.images = list_images(images, content)

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from diception.annotations import InstanceMasks
 from diception.datasets.images import DECODE_ERRORS, open_image, read_file
 from diception.datasets.sample import Sample
-from diception.datasets.sources.coco import image_file, image_key, list_images, read_json
+from diception.datasets.sources.coco import (
+    category_name,
+    image_file,
+    image_key,
+    list_images,
+    read_categories,
+    read_json,
+)
 
 
 def read_ids(path: Path) -> NDArray[np.int32]:
@@ -36,7 +43,7 @@ def instances_from_panoptic(
     if not kept:
         return None
     masks = np.stack([ids == segment["id"] for segment in kept])
-    return InstanceMasks(masks, tuple(names[segment["category_id"]] for segment in kept))
+    return InstanceMasks(masks, tuple(category_name(names, segment["category_id"]) for segment in kept))
 
 
 class PanopticData:
@@ -48,7 +55,7 @@ class PanopticData:
         self.file, self.folder = annotations, panoptic or annotations.with_suffix("")
         if not self.folder.is_dir():
             raise ValueError(f"{self.folder}: no such folder; the panoptic PNG files are looked for there")
-        self.names = {category["id"]: category["name"] for category in content.get("categories", [])}
+        self.names = read_categories(content, annotations)
         try:
             self.records = {record["image_id"]: record for record in content["annotations"]}
             absent = [record for record in self.records.values() if "segments_info" not in record]
