@@ -90,6 +90,17 @@ def test_too_many_refusals_stop_it_and_it_goes_on_later(tmp_path: Path) -> None:
     assert manifest["samples"] == 50 and len(manifest["refused"]) == 50
 
 
+def test_a_conversion_without_a_sample_and_shares_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none of 6 samples of numbers could be written; the first: n000: n000\.png"):
+        convert(Numbers(6, bad=1), tmp_path, Conversion(6, 0))
+    with pytest.raises(ValueError, match="none of 0 samples of numbers could be written$"):
+        convert(Numbers(0), tmp_path, Conversion(6, 0))
+    assert not list(tmp_path.iterdir())
+    for share in (-0.1, 1.5, 7, float("nan")):
+        with pytest.raises(ValueError, match=f"max_refused is {share}, allowed is 0 to 1"):
+            Conversion(max_refused=share)
+
+
 class Stop(Exception):
     """An interruption."""
 

@@ -56,6 +56,10 @@ class Conversion:
     licence: str = ""
     """Its terms, for the manifest."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_refused <= 1:
+            raise ValueError(f"max_refused is {self.max_refused}, allowed is 0 to 1 (a share)")
+
 
 class _Encoded(Dataset[tuple[str, dict[str, bytes] | str]]):
     """(key, members), or (key, reason) where a sample is refused."""
@@ -85,8 +89,8 @@ def convert(
         The manifest, as written beside the shards.
 
     Raises:
-        ValueError: more than the allowed share of samples is refused, the first are named; or the data has another
-            list of samples than the complete shards were made from.
+        ValueError: more than the allowed share of samples is refused, the first are named; none can be written; or the
+            data has another list of samples than the complete shards were made from.
     """
     writer = ShardWriter(folder, options.samples_per_shard, "shard", options.image_format, data.made_by)
     _check_listing(data, writer)
@@ -110,6 +114,8 @@ def convert(
                 writer.add(key, members)
             if progress is not None:
                 progress(number)
+    if not writer.indexes:
+        raise ValueError(f"none of {len(data)} samples of {data.made_by} could be written{_listed(refused)}")
     manifest = _manifest(writer, refused, options)
     path, text = writer.folder / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n"
     remove_leftovers(path)
@@ -139,8 +145,11 @@ def _check_listing(data: RawData, writer: ShardWriter) -> None:
 
 def _check_refused(refused: list[tuple[str, str]], judged: int, allowed: float) -> None:
     if len(refused) > allowed * judged:
-        listed = "; ".join(f"{key}: {reason}" for key, reason in refused[:10])
-        raise ValueError(f"{len(refused)} samples are refused, at most {allowed:.1%} may be; the first: {listed}")
+        raise ValueError(f"{len(refused)} samples are refused, at most {allowed:.1%} may be{_listed(refused)}")
+
+
+def _listed(refused: list[tuple[str, str]]) -> str:
+    return "; the first: " * bool(refused) + "; ".join(f"{key}: {reason}" for key, reason in refused[:10])
 
 
 def _manifest(writer: ShardWriter, refused: list[tuple[str, str]], options: Conversion) -> dict[str, Any]:
