@@ -243,6 +243,9 @@ def test_unsafe_keys_are_refused(tmp_path: Path, key: str) -> None:
 def test_a_tar_with_an_unsafe_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x\.tar.*\.\./\.\./etc/passwd"):
         ShardReader(forge(tmp_path / "x.tar", {"../../etc/passwd.png": png()}))
+    # As a Mac's tar has them.
+    with pytest.raises(ValueError, match=r"y\.tar: member '\._b\.png': sample key '' is not allowed"):
+        ShardReader(forge(tmp_path / "y.tar", {"a.png": png(), "._b.png": b"", "b.png": png()}))
     assert check_key("a/b-1") == "a/b-1"
 
 

@@ -200,7 +200,7 @@ def _take(rows: list[tuple[str, dict[str, tuple[int, int]]]], member: tarfile.Ta
     try:
         _add_member(rows, member)
     except ValueError as error:
-        return [str(error)]
+        return [f"member {member.name!r}: {error}"]
     return []
 
 
