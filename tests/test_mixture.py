@@ -156,8 +156,13 @@ def test_samples_that_cannot_serve_are_passed_over() -> None:
     assert set(keys) <= {f"s{i:04d}" for i in range(1, 20, 2)}
     assert stream.unserved["a/entity_segmentation"] <= set(range(0, 20, 2))
     nothing = MemoryReader([make_sample(i, objects=0) for i in range(5)])
-    with pytest.raises(RuntimeError, match="5 samples in a row cannot serve"):
+    with pytest.raises(RuntimeError, match=r"5 samples in a row cannot serve 'entity_segmentation', 0 of them"):
         Stream([Source("a", nothing, 1.0, {"entity_segmentation": 1.0})], TASKS, 32, 0)[0]
+    broken = Source("a", Broken(6, set(range(6))), 1.0, {"depth": 1.0})
+    with pytest.raises(
+        RuntimeError, match="6 samples in a row cannot serve 'depth', 6 of them because they are corrupt"
+    ):
+        Stream([broken], TASKS, 32, 0, max_corrupt=1.0)[0]
 
 
 def test_an_object_too_small_for_the_model_does_not_serve() -> None:
@@ -205,10 +210,54 @@ def test_a_corrupt_sample_is_replaced_and_counted(caplog: pytest.LogCaptureFixtu
 
 def test_many_corrupt_samples_stop_the_stream_with_a_list() -> None:
     stream = Stream([Source("a", Broken(200, {3, 7, 11}), 1.0, {"depth": 1.0})], TASKS, 32, 0)
-    with pytest.raises(RuntimeError, match=r"3 corrupt of 200 samples, at most 1\.0%") as caught:
+    with pytest.raises(
+        RuntimeError, match=r"'a': 3 corrupt among the \d+ samples read of its 200, at most 2 \(1\.0% of 200\) are"
+    ) as caught:
         for position in range(200):
             stream[position]
     assert all(f"x.tar: s{i:04d}: cut off" in str(caught.value) for i in (3, 7, 11))
+
+
+class Virtual:
+    """Any number of samples, each made when it is read."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, i: int, kinds=None, **options) -> Sample:
+        sample = make_sample(0, size=16)
+        return Sample(f"v{i}", sample.image, {"depth": sample.annotations["depth"]})
+
+    def kinds(self, i: int) -> frozenset[str]:
+        return frozenset(("depth",))
+
+    def serving(self, kind: str) -> range:
+        return range(self.count)
+
+
+SMALL = make_sample(0, size=16)
+
+
+class Uneven(Virtual):
+    """The same ten samples for normals again and again, many for depth, of which every twentieth is corrupt."""
+
+    def read(self, i: int, kinds=None, **options) -> Sample:
+        if i % 20 == 19:
+            raise CorruptSample("x.tar", f"v{i}", "cut off")
+        return Sample(f"v{i}", SMALL.image, SMALL.annotations)
+
+    def serving(self, kind: str) -> range:
+        return range(10) if kind == "normal" else range(10, self.count)
+
+
+def test_samples_read_again_make_the_share_of_corrupt_ones_no_smaller() -> None:
+    stream = Stream([Source("a", Uneven(4000), 1.0, {"normal": 0.9, "depth": 0.1})], TASKS, 16, 0)
+    with pytest.raises(RuntimeError, match=r"11 corrupt among the \d{3} samples read of its 4000, at most 10 "):
+        for position in range(4000):
+            stream._draw(*stream.locate(position))
 
 
 def test_a_corrupt_shard_member_is_replaced(tmp_path: Path) -> None:
@@ -274,26 +323,6 @@ def test_batch_shapes_and_moving(shards: str) -> None:
         collate([])
     with pytest.raises(ValueError, match="one size"):
         collate([stream[0], make_stream(shards, size=40)[1]])
-
-
-class Virtual:
-    """Any number of samples, each made when it is read."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, i: int, kinds=None, **options) -> Sample:
-        sample = make_sample(0, size=16)
-        return Sample(f"v{i}", sample.image, {"depth": sample.annotations["depth"]})
-
-    def kinds(self, i: int) -> frozenset[str]:
-        return frozenset(("depth",))
-
-    def serving(self, kind: str) -> range:
-        return range(self.count)
 
 
 def test_a_million_samples_cost_no_more_memory_than_a_thousand() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,8 @@ from diception.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
+ENOUGH = 1000
+"""Before so many samples of a source are read, its share of corrupt ones is judged as if there were so many."""
 MAX_UNSERVED = 1000
 """Samples in a row that cannot serve a task before the stream stops."""
 
@@ -108,7 +109,8 @@ class Stream(Dataset[Example]):
         """Source -> sample -> what is wrong, as seen by this process."""
         self.unserved: dict[str, set[int]] = {pair.name: set() for pair in self.pairs}
         """Pair -> samples that cannot serve it, as seen by this process."""
-        self._reads: Counter[str] = Counter()
+        self._read = {source.name: np.zeros(len(source.reader), np.bool_) for source in sources}
+        """Source -> (n,) which of its samples this process has read or tried to: a byte a sample."""
 
     def __getitem__(self, position: int) -> Example:
         if position < 0:
@@ -133,17 +135,18 @@ class Stream(Dataset[Example]):
     def _draw(self, pair: Pair, turn: Turn) -> Sample:
         """The pair's sample of this turn, or the next of its shuffle that can be read and serves."""
         shuffle, skipped = Shuffle(pair.name, len(pair.samples), self.seed), self.unserved[pair.name]
-        unserved = 0
+        unserved, corrupt = 0, 0
         for ahead in range(shuffle.part(turn)[1]):
             number = int(pair.samples[shuffle(turn, ahead)])
             if number not in skipped:
                 try:
-                    self._reads[pair.source.name] += 1
+                    self._read[pair.source.name][number] = True
                     # Decoded no larger than a crop needs.
                     needed = self.augment.at_least(self.size)
                     sample = read_reduced(pair.source.reader, number, (pair.task.kind,), needed)
                 except CorruptSample as error:
                     self._count_fault(pair.source, error)
+                    corrupt += 1
                     continue
                 # At the size of the model: a small object can vanish there.
                 annotation = sample.annotations[pair.task.kind]
@@ -155,7 +158,10 @@ class Stream(Dataset[Example]):
             unserved += 1
             if unserved == MAX_UNSERVED:
                 break
-        raise RuntimeError(f"{pair.name}: {unserved} samples in a row cannot serve {pair.task.name!r}")
+        raise RuntimeError(
+            f"{pair.name}: {unserved + corrupt} samples in a row cannot serve {pair.task.name!r}, {corrupt} of them "
+            "because they are corrupt"
+        )
 
     def _count_fault(self, source: Source, error: CorruptSample) -> None:
         faults = self.faults.setdefault(source.name, {})
@@ -163,13 +169,15 @@ class Stream(Dataset[Example]):
         if name not in faults:
             faults[name] = error.reason
             log.warning("corrupt sample replaced (%s): %s", source.name, error)
-        # Of the whole source, or of what was read where that is enough to judge by.
-        judged = min(len(source.reader), max(self._reads[source.name], 1000))
-        if len(faults) > self.max_corrupt * judged:
+        # Samples and not reads on both sides: an epoch more makes no source better.
+        read, total = int(self._read[source.name].sum()), len(source.reader)
+        judged = min(total, max(read, ENOUGH))
+        allowed = int(self.max_corrupt * judged)
+        if len(faults) > allowed:
             listed = "\n".join(f"  {place}: {reason}" for place, reason in faults.items())
             raise RuntimeError(
-                f"source {source.name!r}: {len(faults)} corrupt of {judged} samples, "
-                f"at most {self.max_corrupt:.1%} are replaced:\n{listed}"
+                f"source {source.name!r}: {len(faults)} corrupt among the {read} samples read of its {total}, at most "
+                f"{allowed} ({self.max_corrupt:.1%} of {judged}) are replaced:\n{listed}"
             )
 
 
