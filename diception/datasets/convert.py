@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader, Dataset
 
+from diception.datasets.files import remove_leftovers, write_atomically
 from diception.datasets.images import DECODE_ERRORS, ImageFormat
-from diception.datasets.index import remove_leftovers, write_atomically
 from diception.datasets.sample import CorruptSample, Sample
 from diception.datasets.shards import KIND_OF_SUFFIX
 from diception.datasets.writer import ShardWriter, encode_sample

@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec.core
 from webdataset.gopen import gopen
 
-from diception.datasets.index import remove_leftovers, temporary_path
+from diception.datasets.files import remove_leftovers, temporary_path
 
 log = logging.getLogger(__name__)
 

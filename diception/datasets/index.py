@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import os
 import tarfile
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diception.datasets.files import write_atomically
 from diception.datasets.images import IMAGE_SUFFIXES
 
 VERSION = 1
@@ -36,30 +34,6 @@ def check_key(key: str) -> str:
 def index_path(shard: Path) -> Path:
     """`train-000000.tar` -> `train-000000.index.json`."""
     return shard.with_suffix(".index.json")
-
-
-def temporary_path(path: Path) -> Path:
-    """Beside the path, a name of its own for every writer: processes of several machines may share a folder."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-
-
-def remove_leftovers(path: Path) -> None:
-    """The temporary files of killed writers of a path. No other writer of it may be at work."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        left.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename: a reader sees the whole file or none."""
-    temporary = temporary_path(path)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(eq=False)

@@ -13,8 +13,9 @@ from typing import Any
 
 from webdataset.writer import TarWriter
 
+from diception.datasets.files import remove_leftovers
 from diception.datasets.images import ImageFormat, encode_rgb
-from diception.datasets.index import ShardIndex, check_key, index_path, remove_leftovers, scan
+from diception.datasets.index import ShardIndex, check_key, index_path, scan
 from diception.datasets.manifest import sha256
 from diception.datasets.sample import Sample
 from diception.datasets.shards import META, META_FIELDS
