@@ -35,8 +35,8 @@ from torch.utils.data import DataLoader
 from diception.config import AdapterConfig, DataConfig, ModelConfig, OptimConfig, SourceConfig, TrainConfig
 from diception.datasets.mixture import PositionSampler
 from diception.datasets.sample import Batch, collate
-from diception.datasets.shards import ShardWriter, write_samples
 from diception.datasets.synthetic import render_scene
+from diception.datasets.writer import ShardWriter, write_samples
 from diception.flow import add_noise, draw, velocity_target
 from diception.model.diception import Diception
 from diception.model.lora import add_lora

@@ -81,3 +81,21 @@ def test_broken_yaml_is_one_clear_error(tmp_path: Path) -> None:
     path.write_text("steps: [1\n")
     with pytest.raises(ValueError, match="run.yaml: not readable as yaml"):
         load_config(path)
+
+
+def test_a_config_extends_another_and_the_command_line_wins(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("steps: 5\nseed: 3\noptim: {lr: 1.0e-3, warmup: 7}\nloggers: [csv, wandb]\n")
+    child = tmp_path / "child.yaml"
+    child.write_text(f"extends: {tmp_path / 'base.yaml'}\nseed: 4\noptim: {{lr: 2.0e-3}}\nloggers: [csv]\n")
+    config = load_config(child, ["steps=6"])
+    assert (config.steps, config.seed, config.optim.lr, config.optim.warmup) == (6, 4, 2e-3, 7)
+    assert config.loggers == ["csv"], "a list replaces the other's"
+    save_config(config, tmp_path / "resolved.yaml")
+    assert load_config(tmp_path / "resolved.yaml") == config
+    assert load_config("sd35_medium").data == load_config("paper").data
+    (tmp_path / "base.yaml").write_text(f"extends: {child}\n")
+    with pytest.raises(ValueError, match="extends itself"):
+        load_config(child)
+    child.write_text("extends: nowhere\n")
+    with pytest.raises(ValueError, match="no config 'nowhere'"):
+        load_config(child)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from running import assert_close_to_the_step, assert_equal, weights
 
-from diception.config import AdapterConfig, FlowConfig, ModelConfig, OptimConfig, TrainConfig
+from diception.cli import main
+from diception.config import AdapterConfig, FlowConfig, ModelConfig, OptimConfig, TrainConfig, save_config
 from diception.datasets.sample import collate
 from diception.model.checkpoint import load_model
 from diception.model.lora import load_adapter
@@ -53,6 +54,7 @@ def test_the_adapter_run_trains_the_adapter_alone(train_config: TrainConfig) -> 
     base, adapted = load_model("tiny"), load_model("tiny")
     info = load_adapter(adapted, path)
     assert 0 < info.share <= 0.01
+    assert sorted(task["name"] for task in info.tasks) == sorted(train_config.data.sources[0].tasks)
     own = {k.replace(".base_layer.", "."): v for k, v in adapted.transformer.state_dict().items() if ".lora_" not in k}
     assert_equal(base.transformer.state_dict(), own)
 
@@ -116,3 +118,13 @@ def test_a_dry_run_tells_and_writes_nothing(train_config: TrainConfig) -> None:
 def test_a_batch_that_does_not_divide_is_refused(train_config: TrainConfig) -> None:
     with pytest.raises(ValueError, match="batch_size 4 is not a multiple"):
         train(replace(train_config, accumulate=3))
+
+
+def test_a_dry_run_takes_its_options_in_any_order(train_config: TrainConfig, capsys: pytest.CaptureFixture) -> None:
+    path = Path(f"{train_config.run}.yaml")
+    save_config(train_config, path)
+    for words in (["steps=9", "--dry-run"], ["--dry-run", "steps=9"]):
+        assert main(["train", str(path), *words]) == 0
+        assert ", 9 steps" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", str(path), "--dry-run", "--nonsense=9"])
