@@ -151,6 +151,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(train_config: Trai
     train_until(train_config, 2)
     before = newest_checkpoint(Path(train_config.run))
     assert before is not None and before.stem == "step_00000002"
+    (before.parent / "step_00000003.ckpt.partial").write_bytes(b"of a killed run")
     save_config(train_config, tmp_path / "full.yaml")
     code = "import sys; from diception.cli import main; sys.exit(main(['train', sys.argv[1]]))"
     called = [sys.executable, "-c", code, str(tmp_path / "full.yaml")]

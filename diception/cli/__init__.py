@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"diception {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except OSError as error:
+    except (OSError, FloatingPointError) as error:  # a full disk, a run whose gradients have become useless
         if os.environ.get("DICEPTION_DEBUG"):
             raise
         print(f"diception {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -82,6 +82,12 @@ def drop_oldest(folder: Path, kept: int) -> None:
         path.unlink()
 
 
+def remove_partial(folder: Path) -> None:
+    """Removes what a killed run has not written to its end. No other process may write there."""
+    for path in (folder / "checkpoints").glob(f"*{PARTIAL}"):
+        path.unlink()
+
+
 def keep_checkpoints(folder: Path, every: int, kept: int) -> ModelCheckpoint:
     """The callback that writes one every so many steps and keeps the newest ones."""
     return ModelCheckpoint(

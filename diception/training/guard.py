@@ -39,7 +39,7 @@ class Guard:
             keys: samples of the batch on this rank, for the log.
 
         Raises:
-            RuntimeError: too many of the recent steps were skipped.
+            FloatingPointError: too many of the recent steps were skipped.
         """
         own = [parameter for parameter in parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in own if parameter.grad is not None]
@@ -71,7 +71,7 @@ class Guard:
         self.skipped = [old for old in self.skipped if old > step - RECENT] + [step]
         log.warning("step %d is skipped: gradient norm %g; samples: %s", step, norm, ", ".join(keys))
         if len(self.skipped) >= self.max_skipped:
-            raise RuntimeError(
+            raise FloatingPointError(
                 f"{len(self.skipped)} of the last {RECENT} steps were skipped, the last at step {step} with gradient "
                 f"norm {norm:g} and samples {', '.join(keys)}; lower optim.lr, or look at these samples"
             )

@@ -20,7 +20,7 @@ from diception.model.diception import Diception
 from diception.model.lora import save_adapter
 from diception.training.build import build_model, build_tasks, check_same_run
 from diception.training.callbacks import Stop, Watch
-from diception.training.checkpoints import WholeCheckpointIO, keep_checkpoints, newest_checkpoint
+from diception.training.checkpoints import WholeCheckpointIO, keep_checkpoints, newest_checkpoint, remove_partial
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
 from diception.training.flops import training_flops
 from diception.training.loggers import build_loggers
@@ -81,6 +81,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero:
         save_config(config, folder / "config.yaml")
+        remove_partial(folder)
     fill_bank(model.bank, stream, folder)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
