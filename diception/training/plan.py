@@ -28,7 +28,7 @@ def plan(config: TrainConfig) -> str:
     build_density(config.flow)
     check_schedule(config.optim.schedule)
     check_strategy(config)
-    build_loggers(config.loggers, folder, "")
+    build_loggers(config, "")
     check_same_run(config, folder / "config.yaml")
     tasks = config_tasks(config, [])
     stream = open_stream(config.data, tasks, config.seed)

@@ -136,7 +136,7 @@ def _trainer(config: TrainConfig, folder: Path, callbacks: list[L.Callback], res
         log_every_n_steps=config.log_every,
         callbacks=[*callbacks, stop, keep_checkpoints(folder, config.checkpoint_every, config.keep_checkpoints)],
         plugins=[WholeCheckpointIO()],
-        logger=build_loggers(config.loggers, folder, resumed.stem if resumed else "step_00000000"),
+        logger=build_loggers(config, resumed.stem if resumed else "step_00000000"),
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
