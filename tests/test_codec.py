@@ -14,6 +14,7 @@ from scipy.stats import pearsonr
 
 from diception.annotations import DepthMap, InstanceMasks, Keypoints, NormalMap
 from diception.codec import CLEAN, Disturbance, codec_ceilings
+from diception.colors import GRID_PALETTE
 from diception.datasets.sample import MemoryReader
 from diception.datasets.synthetic import held_out_scenes
 from diception.evaluation import HeldOut
@@ -22,7 +23,7 @@ from diception.model.autoencoder import load_autoencoder
 from diception.tasks import get_task, known_tasks
 from diception.tasks.base import Task
 from diception.tasks.depth import DepthEvaluator
-from diception.tasks.instances import RecallEvaluator
+from diception.tasks.instances import RecallEvaluator, placed_codes
 from diception.tasks.pose import OraclePoseEvaluator, PoseEvaluator, oracle
 
 SIZE = 64
@@ -90,14 +91,14 @@ def test_any_picture_is_read(task: Task, height: int, width: int, seed: int, fla
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 26), st.integers(0, 999))
-def test_squares_in_palette_colours_come_back(count: int, seed: int) -> None:
+@given(st.integers(0, 26), st.integers(0, 999), st.sampled_from(["palette", "placed"]))
+def test_squares_in_palette_colours_come_back(count: int, seed: int, encoding: str) -> None:
     places = generator(seed).permutation(36)[:count]
     masks = np.zeros((count, 96, 96), bool)
     for mask, place in zip(masks, places, strict=True):
         row, column = divmod(int(place), 6)
         mask[16 * row + 2 : 16 * row + 14, 16 * column + 2 : 16 * column + 14] = True
-    task = dataclasses.replace(get_task("entity_segmentation"), encoding="palette")
+    task = dataclasses.replace(get_task("entity_segmentation"), encoding=encoding)
     truth = InstanceMasks(masks, ("thing",) * count)
     found = task.decode(task.encode(truth, generator(seed)).rgb)
     flipped = task.decode(task.encode(truth.hflip(), generator(seed)).rgb).hflip()
@@ -113,11 +114,11 @@ def test_two_hundred_objects_and_one_of_a_pixel() -> None:
         row, column = divmod(index, 15)
         mask[17 * row : 17 * row + 14, 17 * column : 17 * column + 14] = True
     masks[200, 254, 254] = True
-    for encoding in ("palette", "position", "random"):
+    for encoding in ("palette", "placed", "position", "random"):
         task = dataclasses.replace(get_task("entity_segmentation"), encoding=encoding)
         found = task.decode(task.encode(InstanceMasks(masks, ("",) * 201), generator()).rgb)
         assert isinstance(found, InstanceMasks) and 1 <= len(found) <= 201
-        if encoding == "palette":  # all 26 colours are there, so every piece is an object; a pixel is noise
+        if encoding in ("palette", "placed"):  # all 26 colours are there, so every piece is an object; a pixel is noise
             assert len(found) == 200
 
 
@@ -132,6 +133,18 @@ def test_from_as_many_objects_as_colours_on_those_in_pieces_keep_a_colour_of_the
         found = task.decode(task.encode(InstanceMasks(masks, ("",) * len(masks)), generator()).rgb)
         assert isinstance(found, InstanceMasks) and len(found) == len(masks)
         assert all(max(iou(one, mask) for one in found.masks) > 0.95 for mask in masks)
+
+
+def test_placed_colours_have_one_right_answer_near_that_of_their_place() -> None:
+    masks = np.zeros((3, 90, 90), bool)
+    masks[0, 2:12, 2:12] = masks[1, 75:85, 2:12] = masks[2, 5:85, 40:85] = True
+    colors = GRID_PALETTE[placed_codes(masks, generator(0))]
+    assert np.array_equal(colors[1:], [[0, 1, 0], [0.5, 0.5, 1]]), "x, y and size, rounded"
+    assert np.abs(colors[0]).sum() == 0.5, "black is not a colour: its nearest"
+    order = [2, 0, 1]
+    assert np.array_equal(GRID_PALETTE[placed_codes(masks[order], generator(1))], colors[order])
+    twins = np.repeat(masks[2:], 2, axis=0)
+    assert len(set(placed_codes(twins, generator()))) == 2
 
 
 def depth_of(values: NDArray) -> DepthMap:

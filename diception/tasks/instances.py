@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy import optimize
 
 from diception.annotations import InstanceMasks, encode_rle
 from diception.colors import GRID_PALETTE, OWN_COLORS, label_components
 from diception.tasks.base import Array, Evaluator
 from diception.tasks.regions import read_colors, read_palette
 
-READERS = {"position": read_colors, "palette": read_palette, "random": read_colors}
+READERS = {"position": read_colors, "palette": read_palette, "placed": read_palette, "random": read_colors}
 ENCODINGS = tuple(READERS)
 FLOOR = 0.3
 """Least value of a channel of the position colours, far from the black of the background."""
@@ -32,6 +33,7 @@ def paint(annotation: InstanceMasks, encoding: str, generator: np.random.Generat
     colors = {
         "position": position_colors,
         "palette": lambda m: GRID_PALETTE[palette_codes(m, generator)],
+        "placed": lambda m: GRID_PALETTE[placed_codes(m, generator)],
         "random": lambda m: (0.25 + 0.75 * generator.random((len(m), 3))).astype(np.float32),
     }[encoding](masks)
     labels = np.zeros(annotation.size, np.int32)
@@ -54,15 +56,22 @@ def position_colors(masks: NDArray[np.bool_]) -> Array:
     Red is the x of its centroid, green its y, blue the root of its area. Unlike random colours they have one right
     answer, which a regression can learn. Where two objects would look alike, the later one moves along blue.
     """
-    height, width = masks.shape[1:]
     colors: list[Array] = []
+    for values in _places(masks):
+        colors.append(_moved_apart((FLOOR + (1 - FLOOR) * values).astype(np.float32), colors))
+    return np.array(colors, np.float32).reshape(-1, 3)
+
+
+def _places(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(K, 3) in [0, 1]: x and y of each mask's centroid, and 1.5 times the root of its share of the picture."""
+    height, width = masks.shape[1:]
+    found = []
     for mask in masks:
         sums = cv2.moments(mask.view(np.uint8), binaryImage=True)
         count = max(sums["m00"], 1.0)
         place = ((sums["m10"] / count + 0.5) / width, (sums["m01"] / count + 0.5) / height)
-        values = np.array([*place, min(1.0, 1.5 * (sums["m00"] / (height * width)) ** 0.5)])
-        colors.append(_moved_apart((FLOOR + (1 - FLOOR) * values).astype(np.float32), colors))
-    return np.array(colors, np.float32).reshape(-1, 3)
+        found.append((*place, min(1.0, 1.5 * (sums["m00"] / (height * width)) ** 0.5)))
+    return np.array(found).reshape(-1, 3)
 
 
 def _moved_apart(color: Array, others: list[Array]) -> Array:
@@ -93,6 +102,18 @@ def palette_codes(masks: NDArray[np.bool_], generator: np.random.Generator) -> N
         taken[chosen].append(int(index))
         codes[index] = shared[chosen]
     return codes
+
+
+def placed_codes(masks: NDArray[np.bool_], generator: np.random.Generator) -> NDArray[np.int64]:
+    """(K,) colours of the palette for masks (K, H, W), those that `position_colors` would be rounded to.
+
+    So they have one right answer, too. Where several masks want one colour, all get what is nearest to their wishes
+    together. From as many masks as colours on they are those of `palette_codes`.
+    """
+    if len(masks) >= len(GRID_PALETTE):
+        return palette_codes(masks, generator)
+    wishes = np.square(_places(masks)[:, None] - GRID_PALETTE).sum(axis=2)
+    return optimize.linear_sum_assignment(wishes)[1]
 
 
 class MaskRecords:
