@@ -237,7 +237,7 @@ def evaluate_tasks(
     Raises:
         ValueError: the data serves none of the tasks.
     """
-    tasks = [variant for task in tasks for variant in task.variants()]
+    tasks, samplings = [variant for task in tasks for variant in task.variants()], list(samplings)
     scores: list[Score] = []
     for task in tasks:
         held_out = HeldOut(task, reader, count, size, seed)

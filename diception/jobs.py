@@ -117,5 +117,5 @@ def _read(path: Path) -> Any:
         raise ValueError(f"no file {path}")
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable as JSON: {error}") from error

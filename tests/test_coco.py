@@ -134,3 +134,27 @@ def test_real_shards_are_faultless(tmp_path: Path) -> None:
     report = check_shards(str(tmp_path / "*.tar"))
     assert report.ok, report.table()
     assert report.samples == 20
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({"size": [64, 64], "counts": [0, 10]}, "run lengths sum to 10, the image has 4096"),
+        ({"size": [64, 64], "counts": [-5, 4101]}, "whole numbers from 0 on"),
+        ({"size": [64, 64], "counts": [0.5, 4095.5]}, "whole numbers from 0 on"),
+        ({"size": [50000, 50000], "counts": "0"}, "a mask has size"),
+        ({"size": [64, 64], "counts": "0:"}, "run length"),
+        ([[0, 0, float("nan"), 0, 10, 10]], "finite numbers"),
+        ([[0, 0, 10, 0, 10]], "finite numbers"),
+        ([[0, 0, 1e10, 0, 10, 10]], "a polygon reaches from 0 to 1e"),
+    ],
+)
+def test_segmentations_that_the_library_would_not_survive_are_refused(segmentation: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decode_segmentation(segmentation, (64, 64))
+
+
+def test_json_of_many_brackets_is_no_json(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="deep.json: not a JSON file"):
+        CocoData(tmp_path, tmp_path / "deep.json")

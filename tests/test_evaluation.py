@@ -13,7 +13,7 @@ from conftest import TASKS
 from small import make_model
 from torch import Tensor, nn
 
-from diception.annotations import Keypoints
+from diception.annotations import BinaryMask, InstanceMasks, Keypoints
 from diception.config import SamplingConfig
 from diception.datasets.sample import Example, MemoryReader, Sample
 from diception.datasets.synthetic import render_scene
@@ -27,8 +27,9 @@ from diception.evaluation import (
 from diception.model.diception import ModelSettings
 from diception.panel import GAP, TILE, draw_panel, predict_rows
 from diception.tables import format_scores
-from diception.tasks import Task, get_task, known_tasks
+from diception.tasks import Task, get_task, known_tasks, task_for_kind
 from diception.tasks.base import Evaluator
+from diception.tasks.instances import MaskRecords
 
 SIZE = 64
 ONE_STEP = SamplingConfig(steps=1, guidance_scale=1.0)
@@ -232,3 +233,19 @@ def test_a_panel_has_one_row_a_sample(reader: MemoryReader) -> None:
     assert draw_panel(rows).height - draw_panel(rows[:1]).height >= TILE
     assert len(predict_rows(model, data, ONE_STEP, 99)) == len(data)
     assert predict_rows(model, data, ONE_STEP, 1, skip=99) == []
+
+
+def test_a_mask_that_finds_two_overlapping_truths_counts_once() -> None:
+    truths = np.zeros((2, 10, 10), bool)
+    truths[0], truths[1, :, :8] = True, True
+    records = MaskRecords()
+    records.add(InstanceMasks(truths[:1], ("",)), InstanceMasks(truths, ("", "")))
+    assert records.quality() == pytest.approx(2 / 3), "one of two found, at IoU 1"
+
+
+def test_a_threshold_among_equals_is_the_middle_one() -> None:
+    mask = np.zeros((8, 8), bool)
+    mask[2:6, 2:6] = True
+    painted = np.where(mask, 0.95, 0.05).astype(np.float32)[None].repeat(3, axis=0)
+    fitted = task_for_kind("mask", "crack").calibrated([painted], [BinaryMask(mask)])
+    assert fitted.as_dict()["threshold"] == pytest.approx(0.5)

@@ -17,8 +17,9 @@ import webdataset
 from PIL import Image
 
 from diception.annotations import KINDS, BinaryMask, DepthMap, InstanceMasks, LabelMap, NormalMap
+from diception.annotations.base import MAX_PIXELS
 from diception.datasets.files import write_atomically
-from diception.datasets.images import MAX_PIXELS, read_image
+from diception.datasets.images import read_image
 from diception.datasets.index import ShardIndex, check_key, index_path, scan
 from diception.datasets.sample import CorruptSample, Sample
 from diception.datasets.shards import ShardReader

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Size = tuple[int, int]
+MAX_PIXELS = 100_000_000
+"""A small file can claim to be a huge picture; nothing above this is decoded."""
 DepthSpace = Literal["depth", "disparity", "log"]
 
 
@@ -103,6 +105,8 @@ def to_png(array: NDArray[Any]) -> bytes:
 
 def from_png(data: bytes, mode: str | None = None) -> NDArray[Any]:
     with Image.open(io.BytesIO(data)) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"picture has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are allowed")
         return np.array(image if mode is None else image.convert(mode))
 
 

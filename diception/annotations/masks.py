@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from diception.annotations.base import (
+    MAX_PIXELS,
     Annotation,
     Size,
     bilinear,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 MAX_VALUES = 4_000_000_000
 """A few bytes of run lengths can claim to be huge masks; nothing above this is decoded."""
-MAX_PIXELS = 100_000_000
-"""Of one mask: no larger image is decoded either."""
 
 
 @dataclass(eq=False)

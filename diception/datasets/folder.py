@@ -63,7 +63,7 @@ def _array(path: Path) -> NDArray[Any]:
 
 
 def _load_mask(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    values = _array(path) if path.suffix == ".npy" else _values(path)
+    values = _array(path) if path.suffix.lower() == ".npy" else _values(path)
     # Lossy files have small nonzero values around every edge.
     least = 127 if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else 0
     mask = values > least
@@ -72,7 +72,7 @@ def _load_mask(path: Path, size: Size, options: TargetOptions) -> Annotation:
 
 
 def _whole_numbers(path: Path, what: str) -> NDArray[Any]:
-    values = _array(path) if path.suffix == ".npy" else _values(path)
+    values = _array(path) if path.suffix.lower() == ".npy" else _values(path)
     if values.ndim != 2 or values.dtype.kind not in "biu":
         raise ValueError(f"{what} must be one channel of whole numbers, got {values.shape} {values.dtype}")
     return values
@@ -99,7 +99,7 @@ def _load_labels(path: Path, size: Size, options: TargetOptions) -> Annotation:
 
 
 def _load_depth(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return DepthMap(_array(path).astype(np.float32))
     values = _values(path)
     if values.ndim != 2 or values.dtype.itemsize < 2:
@@ -109,7 +109,7 @@ def _load_depth(path: Path, size: Size, options: TargetOptions) -> Annotation:
 
 
 def _load_normal(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         normals = _array(path).astype(np.float32)
         normals = normals if normals.shape[0] == 3 else normals.transpose(2, 0, 1)
     else:

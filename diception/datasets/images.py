@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
-MAX_PIXELS = 100_000_000
-"""A small file can claim to be a huge image; nothing above this is decoded."""
+from diception.annotations.base import MAX_PIXELS
 
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 DECODE_ERRORS = (
     *(ValueError, OSError, EOFError, KeyError, IndexError, TypeError, AttributeError, SyntaxError, OverflowError),
-    *(MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
+    *(MemoryError, RecursionError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 """What Pillow, numpy, json and pycocotools raise on broken bytes: SyntaxError on a broken PNG chunk, MemoryError on a
-broken npy header."""
+broken npy header, RecursionError on JSON of many brackets."""
 
 ORIENTATION = 0x0112
 """EXIF's tag; from 5 on the sides change places."""

@@ -138,9 +138,10 @@ class MaskRecords:
             self.found.append(one)
         if expected and found:
             ious = np.asarray(coco_mask.iou(found, expected, [0] * len(expected)))
-            # Masks that do not overlap have at most one partner above one half.
-            best = ious.max(axis=0)
-            self.overlap += float(best[best > 0.5].sum())
+            # True masks may overlap: each is matched once.
+            pairs = optimize.linear_sum_assignment(np.where(ious > 0.5, ious, 0), maximize=True)
+            matched = ious[pairs]
+            self.overlap += float(matched[matched > 0.5].sum())
 
     def merge(self, other: MaskRecords) -> None:
         """Adds another's images behind the own ones."""

@@ -99,7 +99,7 @@ class OraclePoseEvaluator(PoseEvaluator):
 
 def oracle(prediction: Keypoints, truth: Keypoints) -> Keypoints:
     """The predicted joints, whatever their types and people, dealt out to the nearest true ones, each once."""
-    places = prediction.people[prediction.visible][:, :2]
+    places = prediction.people[prediction.people[..., 2] > 1][:, :2]  # found, not inferred
     wanted = np.argwhere(truth.visible)
     people = np.zeros_like(truth.people)
     if len(places):

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from diception.datasets.images import DECODE_ERRORS, MAX_PIXELS, image_size
+from diception.annotations.base import MAX_PIXELS
+from diception.datasets.images import DECODE_ERRORS, image_size
 
 NO_EXR = "EXR needs `pip install 'diception[exr]'`; or convert the files to npy"
 

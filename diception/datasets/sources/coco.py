@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from diception.annotations import Annotation, InstanceMasks, Keypoints
+from diception.annotations.runs import read_runs
 from diception.datasets.images import read_file
 from diception.datasets.sample import Sample
 
@@ -26,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise ValueError(f"{path}: not a COCO file, it must have 'images' and 'annotations'")
@@ -50,21 +51,42 @@ def category_name(names: Mapping[int, str], number: Any) -> str:
 
 
 def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool of COCO polygons, uncompressed or compressed run lengths."""
-    height, width = size
+    """(H, W) bool of COCO polygons, uncompressed or compressed run lengths.
+
+    Raises:
+        ValueError: run lengths that do not fill the image, polygons that are no numbers or far outside of it.
+    """
     if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        if not polygons:
-            return np.zeros(size, dtype=bool)
-        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
-    mask = coco_mask.decode(rle).astype(bool)
-    if mask.shape != size:
-        raise ValueError(f"a mask has size {mask.shape}, its image {size}")
+        return _polygons(segmentation, size)
+    counts = segmentation["counts"]
+    if tuple(segmentation.get("size", size)) != size:
+        raise ValueError(f"a mask has size {segmentation['size']}, its image {size}")
+    if isinstance(counts, list):
+        lengths = np.array(counts)
+        if lengths.dtype.kind not in "iu" or lengths.ndim != 1 or lengths.min(initial=0) < 0:
+            raise ValueError("run lengths must be whole numbers from 0 on")
+        if lengths.max(initial=0) > size[0] * size[1] or lengths.sum() != size[0] * size[1]:
+            raise ValueError(f"run lengths sum to {lengths.sum()}, the image has {size[0] * size[1]} pixels")
+        return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(size[::-1]).T
+    mask = np.zeros(size, bool)
+    runs = read_runs(counts.decode("ascii") if isinstance(counts, bytes) else counts, size)
+    runs.paint(np.arange(size[0]), np.arange(size[1]), mask)
     return mask
+
+
+def _polygons(polygons: list[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The union of polygons [x, y, x, y, ...]; pycocotools checks none of its numbers."""
+    side = max(size)
+    for polygon in polygons:
+        places = np.array(polygon)
+        if places.dtype.kind not in "iuf" or places.ndim != 1 or len(places) % 2 or not np.isfinite(places).all():
+            raise ValueError("a polygon must be a list of finite numbers x, y, x, y, ...")
+        if len(places) and (places.min() < -side or places.max() > 2 * side):
+            raise ValueError(f"a polygon reaches from {places.min():g} to {places.max():g}, its image is {size}")
+    drawn = [polygon for polygon in polygons if len(polygon) >= 6]
+    if not drawn:
+        return np.zeros(size, bool)
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(drawn, *size))).astype(bool)
 
 
 def instances_from_coco(
