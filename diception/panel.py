@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from diception.config import SamplingConfig
-from diception.datasets.sample import collate
+from diception.datasets.sample import Example, collate
 from diception.evaluation import HeldOut
 from diception.inference import generate, to_uint8
 
 if TYPE_CHECKING:
     from diception.codec import Worst
     from diception.model.diception import Diception
+    from diception.tasks import Task
 
 COLUMNS = ("image", "target", "painted by the model", "decoded")
 TILE, GAP, HEADER, LABEL = 192, 6, 22, 20
@@ -39,18 +40,23 @@ def predict_rows(model: Diception, held_out: HeldOut, sampling: SamplingConfig, 
     examples = list(islice(held_out, skip, skip + count))
     if not examples:
         return []
-    task, rows = held_out.task, []
-    for example, rgb in zip(examples, generate(model, collate(examples).to(model.device), sampling), strict=True):
-        image = to_uint8(example.image)
-        painted = rgb.cpu().numpy()
-        tiles = [
-            _with_points(image, example.target.points[example.target.point_mask]),
-            task.visualize(example.target.truth, image),
-            to_uint8(painted),
-            task.visualize(task.decode(painted), image),
-        ]
-        rows.append(Row(example.target.prompt, tiles))
-    return rows
+    painted = (generate(model, collate([example]).to(model.device), sampling)[0].cpu().numpy() for example in examples)
+    return [
+        make_row(held_out.task, example, rgb, example.target.prompt)
+        for example, rgb in zip(examples, painted, strict=True)
+    ]
+
+
+def make_row(task: Task, example: Example, painted: NDArray, title: str) -> Row:
+    """A sample and what a model has painted for it, (3, H, W) in [0, 1]."""
+    image = to_uint8(example.image)
+    tiles = [
+        _with_points(image, example.target.points[example.target.point_mask]),
+        task.visualize(example.target.truth, image),
+        to_uint8(painted),
+        task.visualize(task.decode(painted), image),
+    ]
+    return Row(title, tiles)
 
 
 def worst_rows(token: str, worst: Sequence[Worst]) -> list[Row]:

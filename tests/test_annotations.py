@@ -25,6 +25,7 @@ from diception.annotations import (
 )
 
 SIZE = (20, 26)
+CROWD = np.array([[3.5, 2, 8, 6, 40, 1]])
 
 
 def make(kind: str, seed: int = 0) -> Annotation:
@@ -39,7 +40,7 @@ def make(kind: str, seed: int = 0) -> Annotation:
         "normal": lambda: NormalMap(np.where(hole, 0, normals / np.linalg.norm(normals, axis=0))),
         "mask": lambda: BinaryMask(hole),
         "instances": lambda: InstanceMasks(rng.random((3, *SIZE)) < 0.4, ("a", "", "b"), np.array([0.5, 1, 0.25])),
-        "pose": lambda: Keypoints(people, SIZE, np.array([9, 80.5, 300]), np.array([0.5, 1, 0])),
+        "pose": lambda: Keypoints(people, SIZE, np.array([9, 80.5, 300]), np.array([0.5, 1, 0]), CROWD),
         "labels": lambda: LabelMap(rng.integers(0, 900, SIZE), ()),
         "image": lambda: RGBImage(rng.integers(0, 256, (3, *SIZE)) / 255),
     }[kind]()
@@ -75,6 +76,28 @@ def test_suffixes_tell_kinds_apart() -> None:
 def test_flip_is_its_own_inverse(annotation: Annotation) -> None:
     assert same(annotation.hflip().hflip(), annotation)
     assert not same(annotation.hflip(), annotation)
+
+
+def test_quarter_turns_are_a_group_with_the_mirror(annotation: Annotation) -> None:
+    once = annotation.turn()
+    assert once.size == SIZE[::-1] and not same(once.turn(), annotation)
+    assert same(once.turn().turn().turn(), annotation)
+    # A mirror turned is mirrored back by three turns the other way; left and right joints change twice.
+    assert same(once.hflip(), annotation.hflip().turn().turn().turn())
+
+
+def test_what_points_right_points_up_after_a_turn() -> None:
+    normals = np.zeros((3, 2, 3), np.float32)
+    normals[0] = 1
+    assert np.array_equal(NormalMap(normals).turn().normals[:, 0, 0], [0, 1, 0])
+    depth = np.arange(6, dtype=np.float32).reshape(2, 3) + 1
+    assert DepthMap(depth).turn().values.tolist() == [[3, 6], [2, 5], [1, 4]]
+    people = np.zeros((1, 17, 3), np.float32)
+    people[0, 4] = 2.5, 0.5, 2
+    boxes = np.array([[1, 0, 2, 1, 2, 0]], np.float32)
+    turned = Keypoints(people, (2, 3), np.ones(1), ignored=boxes).turn()
+    assert turned.people[0, 4].tolist() == [0.5, 0.5, 2] and turned.people[0, 3].tolist() == [0, 0, 0]
+    assert turned.ignored[0].tolist() == [0, 0, 1, 2, 2, 0]
 
 
 def test_resize_to_the_same_size_changes_nothing(annotation: Annotation) -> None:
@@ -234,6 +257,26 @@ def test_fields_beside_the_array_survive_geometry() -> None:
     assert mask.hflip().crop(0, 0, 2, 2).resize(5, 5).category == "crack"
     assert LabelMap(np.ones((4, 4), int), ("no", "yes")).hflip().resize(2, 2).names == ("no", "yes")
     assert DepthMap(np.ones((4, 4)), "log").crop(0, 0, 2, 2).space == "log"
+    masks = InstanceMasks(np.ones((1, 4, 4), bool), ("cat",), None, ("dog",))
+    for one in (masks, InstanceMasks.from_bytes(masks.to_bytes())):
+        views = (
+            one.hflip(),
+            one.crop(0, 0, 2, 2),
+            one.resize(2, 2),
+            one.resize(3, 3, smooth=True),
+            one.of_category("cat"),
+        )
+        assert all(view.unmarked == ("dog",) for view in views)
+
+
+def test_regions_that_evaluation_ignores_follow_the_geometry() -> None:
+    pose = make("pose")
+    assert isinstance(pose, Keypoints)
+    for one in (pose, Keypoints.from_bytes(pose.to_bytes())):
+        assert one.hflip().ignored.tolist() == [[26 - 3.5 - 8, 2, 8, 6, 40, 1]]
+        assert one.resize(40, 26).ignored.tolist() == [[3.5, 4, 8, 12, 80, 1]]
+        assert one.crop(1, 10, 9, 9).ignored.tolist() == [[-6.5, 1, 8, 6, 40, 1]]
+        assert one.crop(9, 0, 9, 26).ignored.shape == (0, 6)
 
 
 @pytest.mark.parametrize(

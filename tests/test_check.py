@@ -299,7 +299,7 @@ def test_the_command_writes_a_report_and_a_panel(converted: Path, capsys: pytest
         assert panel.width == 1010 and panel.height > 1000
     first = (out / "p.png").read_bytes()
     shards = [str(path) for path in sorted(converted.glob("*.tar"))]
-    assert save_preview(shards, out / "q.png", 2) == ["depth", "normal", "mask", "instances", "pose"]
+    assert save_preview(shards, out / "q.png", 2) == ["depth", "normal", "instances", "pose"]
     assert (out / "q.png").read_bytes() == first
     save_preview(shards, out / "q.png", 2, seed=1)
     assert (out / "q.png").read_bytes() != first

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO as CocoFile
+from pycocotools.cocoeval import COCOeval
 
 from diception.annotations import InstanceMasks, Keypoints
 from diception.datasets.check import check_shards
 from diception.datasets.convert import Conversion, convert
 from diception.datasets.shards import ShardReader
 from diception.datasets.sources.coco import CocoData, decode_segmentation
+from diception.tasks.pose import PoseEvaluator
 
 COCO = Path(__file__).parent.parent / ".." / "shared" / "data" / "coco-mini"
 real = pytest.mark.skipif(not COCO.is_dir(), reason="../shared/data/coco-mini is not there")
@@ -89,8 +92,62 @@ def test_a_category_id_of_another_type_or_unknown_is_told(tmp_path: Path, number
         CocoData(images, file)[0]
     for wrong in ({"id": "3", "name": "cup"}, {"id": 3.5, "name": "cup"}, {"id": 3, "name": 7}, {"id": 3}):
         file.write_text(json.dumps({**content, "categories": [wrong]}))
-        with pytest.raises(ValueError, match=r"instances.json: category .* must have a whole number as 'id'"):
+        with pytest.raises(ValueError, match=r"instances.json: one of 'categories' needs .* as '(id|name)'"):
             CocoData(images, file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": {"id": 7}}, "'images' is a dict, it must be a list"),
+        ({"images": [{"id": 7}]}, "one of 'images' needs a text as 'file_name'"),
+        ({"images": [{"id": 7, "file_name": 3}]}, "needs a text as 'file_name'"),
+        ({"annotations": [{"category_id": 3}]}, "one of 'annotations' needs a whole number as 'image_id'"),
+        ({"annotations": [4]}, "one of 'annotations' needs"),
+        ({"categories": ["cup"]}, "one of 'categories' needs"),
+    ],
+)
+def test_records_that_lack_what_is_needed_are_shown(tmp_path: Path, changes: dict, message: str) -> None:
+    images, file = make_set(tmp_path)
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(ValueError, match=rf"instances\.json: .*{message}"):
+        CocoData(images, file)
+
+
+@real
+def test_poses_are_scored_as_the_coco_library_scores_the_file() -> None:
+    """With crowds and people without joints, on which predictions count neither for nor against."""
+    content = json.loads(KEYPOINTS.read_text())
+    samples = [s for s in CocoData(IMAGES, INSTANCES, KEYPOINTS) if "pose" in s.annotations]
+    people = [one for one in content["annotations"] if one["image_id"] in {int(s.key) for s in samples}]
+    assert sum(not one["num_keypoints"] for one in people) > 10 and any(one["iscrowd"] for one in people)
+    generator, evaluator, results = np.random.default_rng(0), PoseEvaluator(), []
+    for sample in samples:
+        truth, found = sample.annotations["pose"], []
+        for one in (one for one in people if one["image_id"] == int(sample.key)):
+            left, top, width, height = one["bbox"]
+            joints = np.array(one["keypoints"], float).reshape(17, 3)
+            if not one["num_keypoints"]:
+                joints = np.stack(
+                    [generator.uniform(left, left + width, 17), generator.uniform(top, top + height, 17)], 1
+                )
+            found.append(joints[:, :2] + generator.normal(size=(17, 2)) * 0.02 * one["area"] ** 0.5)
+        array = np.concatenate([np.array(found) + 0.5, np.full((len(found), 17, 1), 2)], axis=2)
+        scores = generator.random(len(found))
+        evaluator.update(Keypoints(array, truth.size, np.ones(len(found)), scores), truth)
+        for joints, score in zip(array - [0.5, 0.5, 0], scores, strict=True):
+            one = {"image_id": int(sample.key), "category_id": 1, "keypoints": joints.ravel().tolist()}
+            results.append(one | {"score": float(score)})
+    content["images"] = [one for one in content["images"] if one["id"] in {int(s.key) for s in samples}]
+    reference = CocoFile()
+    reference.dataset = content | {"annotations": people}
+    reference.createIndex()
+    evaluation = COCOeval(reference, reference.loadRes(results), "keypoints")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    wanted = dict(zip(("ap", "ap50", "ap75", "ar"), evaluation.stats[[0, 1, 2, 5]], strict=True))
+    assert evaluator.compute() == pytest.approx(wanted, abs=1e-6) and 0.3 < wanted["ap"] < 0.99
 
 
 def test_wrong_files_are_refused_by_name(tmp_path: Path) -> None:

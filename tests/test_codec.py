@@ -135,6 +135,19 @@ def test_from_as_many_objects_as_colours_on_those_in_pieces_keep_a_colour_of_the
         assert all(max(iou(one, mask) for one in found.masks) > 0.95 for mask in masks)
 
 
+@pytest.mark.parametrize("encoding", ["palette", "placed"])
+def test_one_object_in_shreds_does_not_fuse_the_others(encoding: str) -> None:
+    masks = np.zeros((41, 256, 256), bool)
+    for index, square in enumerate(masks[:40]):
+        row, column = divmod(index, 8)
+        square[32 * row + 4 : 32 * row + 24, 32 * column + 4 : 32 * column + 24] = True
+    masks[40, 180:250:3, 4:250:3] = True
+    task = dataclasses.replace(get_task("entity_segmentation"), encoding=encoding)
+    found = task.decode(task.encode(InstanceMasks(masks, ("",) * 41), generator()).rgb)
+    assert isinstance(found, InstanceMasks) and len(found) >= 40
+    assert all(max(iou(one, mask) for one in found.masks) > 0.95 for mask in masks[:40])
+
+
 def test_placed_colours_have_one_right_answer_near_that_of_their_place() -> None:
     masks = np.zeros((3, 90, 90), bool)
     masks[0, 2:12, 2:12] = masks[1, 75:85, 2:12] = masks[2, 5:85, 40:85] = True

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from diception.annotations import BinaryMask, DepthMap, Keypoints, LabelMap, NormalMap, RGBImage
-from diception.datasets.folder import PairedFolder, TargetOptions
+from diception.datasets.folder import PairedFolder
 from diception.datasets.sample import CorruptSample
+from diception.datasets.targets import TargetOptions
 
 NUCLEI = Path(__file__).parent.parent / ".." / "shared" / "data" / "nuclei"
 SIZE = (12, 16)
@@ -46,6 +47,10 @@ def test_masks_are_nonzero_whatever_the_file(tmp_path: Path) -> None:
     indexed.putpalette([0, 0, 0, 0, 0, 0])
     (tmp_path / "palette").mkdir()
     indexed.save(tmp_path / "palette" / "im0.png")
+    turned = Image.fromarray((~wanted).astype(np.uint8))
+    turned.putpalette([255, 255, 255, 0, 0, 0])
+    (tmp_path / "white first").mkdir()
+    turned.save(tmp_path / "white first" / "im0.png")
     folders = [
         targets(tmp_path / "one", wanted.astype(np.uint8)),
         targets(tmp_path / "full", np.where(wanted, 255, 0).astype(np.uint8)),
@@ -54,6 +59,7 @@ def test_masks_are_nonzero_whatever_the_file(tmp_path: Path) -> None:
         targets(tmp_path / "bit", wanted),
         targets(tmp_path / "npy", wanted, "npy"),
         tmp_path / "palette",
+        tmp_path / "white first",
     ]
     for folder in folders:
         mask = first(PairedFolder(images, folder, "mask", TargetOptions(category="crack")))
@@ -96,13 +102,15 @@ def test_normals_are_unit_or_invalid(tmp_path: Path) -> None:
     images = save_images(tmp_path / "images")
     normals = np.random.default_rng(0).normal(size=(*SIZE, 3)).astype(np.float32)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
-    normals[0, :5] = 0
-    stored = np.where(normals.any(-1, keepdims=True), np.rint((normals + 1) * 127.5), 0).astype(np.uint8)
+    normals[0, :5], normals[1, 0] = 0, 3
+    stored = np.where(normals.any(-1, keepdims=True), np.rint((normals.clip(-1, 1) + 1) * 127.5), 0).astype(np.uint8)
     for folder in (targets(tmp_path / "npy", normals, "npy"), targets(tmp_path / "png", stored)):
         found = first(PairedFolder(images, folder, "normal"))
         assert isinstance(found, NormalMap)
-        assert np.abs(found.normals - normals.transpose(2, 0, 1)).max() < 0.02
-        assert not found.normals[:, 0, :5].any()
+        far = np.zeros(SIZE, bool)
+        far[0, :5] = far[1, 0] = True
+        assert not found.normals[:, far].any()
+        assert np.abs(found.normals - normals.transpose(2, 0, 1))[:, ~far].max() < 0.02
         length = np.linalg.norm(found.normals, axis=0)
         assert np.allclose(length[length > 0], 1, atol=1e-3)
 
@@ -130,11 +138,29 @@ def test_images_as_targets(tmp_path: Path) -> None:
     assert np.array_equal(np.rint(answer.rgb * 255).astype(np.uint8).transpose(1, 2, 0), sample.image)
 
 
+def test_what_is_left_out_is_listed_with_the_reason(tmp_path: Path) -> None:
+    images = save_images(tmp_path / "images", 6)
+    folder = targets(tmp_path / "t", np.ones(SIZE, np.uint8), name="im1_mask")
+    (images / "film.mp4").write_bytes(b"")
+    (folder / "notes").mkdir()
+    targets(folder, np.ones(SIZE, np.uint8), name="im2")
+    lines = PairedFolder(images, folder, "mask", target_suffix="_mask").table().splitlines()
+    assert lines[0] == "1 pairs of an image and a mask" and len(lines) == 5
+    for part in (
+        f"left out 1 in {images}: film.mp4 (is read as no image: jpg, ",
+        f"left out 5 in {images}: im0.png, im2.png, im3.png, ... (has no target of its name)",
+        f"left out 1 in {folder}: notes (is no file)",
+        f"left out 1 in {folder}: im2.png (has no name that ends in _mask)",
+    ):
+        assert any(line.strip().startswith(part) for line in lines), part
+
+
 def test_pairs_are_found_by_name(tmp_path: Path) -> None:
     images = save_images(tmp_path / "images", 5)
     folder = targets(tmp_path / "t", np.ones(SIZE, np.uint8), name="im1_mask")
     targets(folder, np.ones(SIZE, np.uint8), name="other_mask")
     paired = PairedFolder(images, folder, "mask", target_suffix="_mask")
+    assert "1 pairs of an image and a mask" in paired.table() and "has no target of its name" in paired.table()
     assert paired.keys == ["im1"] and paired.unpaired == ["im0", "im2", "im3", "im4", "other"]
     with pytest.raises(ValueError, match=r"no image in .*5: im0, im1, im2.*has a target.*im1_mask"):
         PairedFolder(images, folder, "mask")

@@ -189,7 +189,7 @@ def test_every_way_of_reading_agrees_on_the_size(tmp_path: Path, file_format: st
 
 @pytest.mark.parametrize("scale", [None, (0.3, 1.0)])
 def test_targets_are_the_same_and_the_picture_is_close(reader: ShardReader, scale: tuple[float, float] | None) -> None:
-    augment = Augment(hflip=0.5, scale=scale)
+    augment = Augment(hflip=0.5, scale=scale, turns=True)
     size = 48
     for seed in range(8):
         full = augment(reader.read(0), size, np.random.default_rng(seed))
@@ -207,7 +207,7 @@ def test_the_smallest_crop_has_pixels_enough(reader: ShardReader) -> None:
     assert Augment().at_least(64) == 64
     augment = Augment(scale=(0.25, 1.0), ratio=2)
     needed = augment.at_least(64)
-    windows = [augment._window((needed, needed), np.random.default_rng(seed)) for seed in range(200)]
+    windows = [augment._window((needed, needed), (needed, needed), np.random.default_rng(seed)) for seed in range(200)]
     assert 60 <= min(min(window[2:]) for window in windows) <= 72
     with pytest.raises(CorruptSample, match="at_least is 0"):
         reader.read_reduced(0, None, 0)

@@ -14,7 +14,6 @@ from diception.annotations import BinaryMask, DepthMap, InstanceMasks, NormalMap
 from diception.cli import main
 from diception.datasets.check import check_shards
 from diception.datasets.convert import Conversion, RawData, convert
-from diception.datasets.folder import TargetOptions
 from diception.datasets.sources.arrays import read_array
 from diception.datasets.sources.depth import DepthData, DepthOptions
 from diception.datasets.sources.folder import FolderData
@@ -22,6 +21,7 @@ from diception.datasets.sources.matting import MattingData, composite
 from diception.datasets.sources.normal import DIRECTIONS, NormalData, ball, parse_axes
 from diception.datasets.sources.panoptic import PanopticData
 from diception.datasets.sources.sa1b import Sa1bData
+from diception.datasets.targets import TargetOptions
 
 SIZE = (20, 30)
 

@@ -68,15 +68,16 @@ def test_a_scene_is_a_function_of_its_seed_and_index(domain: int) -> None:
 def test_a_data_set_is_its_scenes() -> None:
     scenes = SyntheticScenes(count=4, size=SIZE, domain=2, seed=9)
     assert len(scenes) == 4
-    assert same(scenes[2], render_scene(9, 2, SIZE, 2))
-    assert set(scenes[2].annotations) == set(KINDS)
+    scene = render_scene(9, 2, SIZE, 2)
+    assert same(SyntheticScenes(4, SIZE, 2, 9, "shadow")[2], scene) and np.array_equal(scenes[2].image, scene.image)
+    assert set(scenes[2].annotations) == set(KINDS) - {"mask"}
     with pytest.raises(IndexError):
         scenes[4]
 
 
 def test_wrong_arguments_name_what_is_allowed() -> None:
-    with pytest.raises(ValueError, match="domain 3.*1.*2"):
-        render_scene(0, 0, SIZE, 3)
+    with pytest.raises(ValueError, match="domain 4.*1.*2.*3"):
+        render_scene(0, 0, SIZE, 4)
     with pytest.raises(ValueError, match="sky.*shadow"):
         render_scene(0, 0, SIZE, 1, mask="sky")
     with pytest.raises(ValueError, match="-1"):

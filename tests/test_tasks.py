@@ -479,6 +479,10 @@ def test_a_share_of_samples_may_ask_for_what_is_not_there(name: str) -> None:
     assert all(encode(task.measured(), truth, seed).rgb.any() for seed in range(100))
     few = dataclasses.replace(get_task("semantic_segmentation"), negatives=1.0, vocabulary=("cat", "dog", "owl"))
     assert encode(few, truth).prompt == "[[image2semantic]] owl"
+    crowded = dataclasses.replace(few, vocabulary=("cat", "dog", "owl", "ant"))
+    assert {encode(crowded, dataclasses.replace(truth, unmarked=("owl",)), s).prompt for s in range(20)} == {
+        "[[image2semantic]] ant"
+    }
     with pytest.raises(ValueError, match=r"negatives is 1\.5"):
         dataclasses.replace(task, negatives=1.5)
 

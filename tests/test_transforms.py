@@ -7,7 +7,7 @@ import pytest
 
 from diception.annotations import BinaryMask, DepthMap
 from diception.datasets.sample import Sample
-from diception.datasets.transforms import Augment, crop, hflip, jitter, resize, square
+from diception.datasets.transforms import Augment, crop, hflip, jitter, resize, square, turn
 
 
 def make_sample(size: tuple[int, int] = (40, 60)) -> Sample:
@@ -62,6 +62,19 @@ def test_two_mirrors_are_none() -> None:
     assert np.array_equal(hflip(mirrored).image, sample.image)
 
 
+def test_four_turns_are_none_and_three_quarters_of_the_samples_are_turned() -> None:
+    sample = make_sample()
+    once = turn(sample)
+    assert together(once) == 1 and once.size == sample.size[::-1]
+    assert np.array_equal(turn(turn(turn(once))).image, sample.image)
+    augment, seen = Augment(turns=True), set()
+    for seed in range(40):
+        changed = augment(make_sample(), 48, np.random.default_rng(seed))
+        assert together(changed) > 0.85
+        seen.add(changed.image.tobytes())
+    assert len(seen) == 4
+
+
 def test_no_augmentation_is_the_squash() -> None:
     sample = make_sample()
     assert np.array_equal(Augment()(sample, 32, np.random.default_rng(0)).image, square(sample, 32).image)
@@ -81,7 +94,7 @@ def test_augmentation_moves_together_and_repeats_with_the_generator() -> None:
 def test_crops_keep_the_stated_share_of_the_area() -> None:
     augment = Augment(scale=(0.25, 0.5))
     for seed in range(200):
-        top, left, height, width = augment._window((300, 200), np.random.default_rng(seed))
+        top, left, height, width = augment._window((300, 200), (300, 200), np.random.default_rng(seed))
         assert 0 <= top <= 300 - height and 0 <= left <= 200 - width
         assert 0.24 < height * width / (300 * 200) < 0.51
         assert 1 / 1.36 < (height / 300) / (width / 200) < 1.36

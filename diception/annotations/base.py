@@ -41,6 +41,10 @@ class Annotation(ABC):
         """The annotation of the mirror image."""
 
     @abstractmethod
+    def turn(self) -> Self:
+        """The annotation of the image after a quarter turn, anticlockwise."""
+
+    @abstractmethod
     def to_array(self) -> NDArray[Any]:
         """The numbers: values, normals, masks, keypoints, labels or RGB."""
 
@@ -86,6 +90,11 @@ def window(array: NDArray[Any], top: int, left: int, height: int, width: int) ->
 
 def mirror(array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(array[..., ::-1])
+
+
+def turned(array: NDArray[Any]) -> NDArray[Any]:
+    """(..., H, W) to (..., W, H), a quarter turn anticlockwise."""
+    return np.ascontiguousarray(np.rot90(array, axes=(-2, -1)))
 
 
 def plane_size(array: NDArray[Any], leading: tuple[int | None, ...], what: str) -> Size:

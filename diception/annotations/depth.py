@@ -18,6 +18,7 @@ from diception.annotations.base import (
     nearest,
     plane_size,
     to_npy,
+    turned,
     window,
 )
 
@@ -64,6 +65,9 @@ class DepthMap(Annotation):
 
     def hflip(self) -> Self:
         return replace(self, values=mirror(self.values))
+
+    def turn(self) -> Self:
+        return replace(self, values=turned(self.values))
 
     def to_array(self) -> NDArray[Any]:
         return self.values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -39,8 +39,14 @@ class Keypoints(Annotation):
     """(N,) pixels of each person, as COCO scales its tolerance by; a crop leaves them."""
     scores: NDArray[np.float32] | None = None
     """(N,), of predictions."""
+    ignored: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 6), np.float32))
+    """(M, 6): left, top, width and height of the boxes of people without marked joints, their area, and 1 for a crowd.
+    What is found there counts neither for nor against, as in COCO's evaluation."""
 
     def __post_init__(self) -> None:
+        self.ignored = np.asarray(self.ignored, np.float32)
+        if self.ignored.ndim != 2 or self.ignored.shape[1] != 6:
+            raise ValueError(f"ignored people have shape {self.ignored.shape}, expected (M, 6)")
         self.people = np.asarray(self.people, np.float32)
         self.areas = np.asarray(self.areas, np.float32)
         self.size = (int(self.size[0]), int(self.size[1]))
@@ -73,17 +79,33 @@ class Keypoints(Annotation):
         people = self.people - np.array([left, top, 0], np.float32)
         inside = (people[..., :2] >= 0).all(axis=-1) & (people[..., 0] < width) & (people[..., 1] < height)
         people = np.where((inside & self.visible)[..., None], people, 0)
-        cropped = replace(self, people=people, size=(height, width))
+        ignored = self.ignored - np.array([left, top, 0, 0, 0, 0], np.float32)
+        met = (ignored[:, :2] + ignored[:, 2:4] > 0).all(axis=1) & (ignored[:, :2] < (width, height)).all(axis=1)
+        cropped = replace(self, people=people, size=(height, width), ignored=ignored[met])
         return cropped.select(np.flatnonzero(cropped.visible.any(axis=1)))
 
     def resize(self, height: int, width: int, smooth: bool = False) -> Self:
         scale = np.array([width / self.size[1], height / self.size[0], 1], np.float32)
-        return replace(self, people=self.people * scale, areas=self.areas * scale.prod(), size=(height, width))
+        boxes = np.array([*scale[:2], *scale[:2], scale.prod(), 1], np.float32)
+        areas, ignored = self.areas * scale.prod(), self.ignored * boxes
+        return replace(self, people=self.people * scale, areas=areas, size=(height, width), ignored=ignored)
 
     def hflip(self) -> Self:
         people = self.people[:, COCO_FLIP].copy()
         people[..., 0] = np.where(people[..., 2] > 0, self.size[1] - people[..., 0], people[..., 0])
-        return replace(self, people=people)
+        ignored = self.ignored.copy()
+        ignored[:, 0] = self.size[1] - ignored[:, 0] - ignored[:, 2]
+        return replace(self, people=people, ignored=ignored)
+
+    def turn(self) -> Self:
+        height, width = self.size
+        people, ignored = self.people.copy(), self.ignored.copy()
+        present = people[..., 2] > 0
+        people[..., 0] = np.where(present, self.people[..., 1], 0)
+        people[..., 1] = np.where(present, width - self.people[..., 0], 0)
+        left, top, box_width, box_height = self.ignored[:, :4].T
+        ignored[:, :4] = np.stack([top, width - left - box_width, box_height, box_width], axis=1)
+        return replace(self, people=people, ignored=ignored, size=(width, height))
 
     def to_array(self) -> NDArray[Any]:
         return self.people
@@ -96,6 +118,8 @@ class Keypoints(Annotation):
             "areas": np.round(self.areas.astype(np.float64), 3).tolist(),
             "scores": None if self.scores is None else self.scores.tolist(),
         }
+        if len(self.ignored):
+            content["ignored"] = np.round(self.ignored.astype(np.float64), 3).tolist()
         return json.dumps(content).encode()
 
     @classmethod
@@ -104,4 +128,5 @@ class Keypoints(Annotation):
         people = np.array(content["people"], np.float32).reshape(-1, 17, 3)
         scores = content.get("scores")
         scores = None if scores is None else np.array(scores, np.float32)
-        return cls(people, tuple(content["size"]), np.array(content["areas"], np.float32), scores)
+        ignored = np.array(content.get("ignored", []), np.float32).reshape(-1, 6)
+        return cls(people, tuple(content["size"]), np.array(content["areas"], np.float32), scores, ignored)

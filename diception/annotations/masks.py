@@ -23,6 +23,7 @@ from diception.annotations.base import (
     nearest_index,
     plane_size,
     to_png,
+    turned,
     window,
 )
 from diception.annotations.runs import StoredMasks, read_runs, select_masks
@@ -60,6 +61,9 @@ class BinaryMask(Annotation):
     def hflip(self) -> Self:
         return replace(self, mask=mirror(self.mask))
 
+    def turn(self) -> Self:
+        return replace(self, mask=turned(self.mask))
+
     def to_array(self) -> NDArray[Any]:
         return self.mask
 
@@ -78,7 +82,13 @@ def _check_categories(categories: Iterable[Any]) -> None:
 
 
 def _resize_masks(masks: NDArray[np.bool_], height: int, width: int, smooth: bool) -> NDArray[np.bool_]:
-    return bilinear(masks, height, width) > 0.5 if smooth else nearest(masks, height, width)
+    """(..., H, W), one mask after another: numbers in place of bits would take 4 bytes a pixel of each."""
+    if not smooth:
+        return nearest(masks, height, width)
+    resized = np.empty((*masks.shape[:-2], height, width), bool)
+    for index in np.ndindex(masks.shape[:-2]):
+        resized[index] = bilinear(masks[index], height, width) > 0.5
+    return resized
 
 
 @dataclass(eq=False)
@@ -97,6 +107,8 @@ class InstanceMasks(Annotation):
     """One per mask; "" where unknown."""
     scores: NDArray[np.float32] | None = field(default_factory=lambda: None)
     """(K,), of predictions. No plain default: that would hide it from `__getattr__`."""
+    unmarked: tuple[str, ...] = ()
+    """Categories of which there is more than the masks mark, such as a crowd."""
     size: Size = field(init=False, repr=False)
     _stored: StoredMasks | None = field(default=None, init=False, repr=False)
     """What the fields are painted from, until they are."""
@@ -125,9 +137,9 @@ class InstanceMasks(Annotation):
         return getattr(self, name)
 
     @classmethod
-    def _of(cls, stored: StoredMasks) -> Self:
+    def _of(cls, stored: StoredMasks, unmarked: tuple[str, ...]) -> Self:
         made = cls.__new__(cls)
-        made._stored, made.size = stored, (len(stored.rows), len(stored.columns))
+        made._stored, made.size, made.unmarked = stored, (len(stored.rows), len(stored.columns)), unmarked
         return made
 
     @property
@@ -140,7 +152,7 @@ class InstanceMasks(Annotation):
     def select(self, chosen: NDArray[Any]) -> InstanceMasks:
         """The masks that a boolean (K,) or an array of indices picks."""
         fields = {"masks": self.masks, "categories": self.categories, "scores": self.scores}
-        return InstanceMasks(**select_masks(fields, np.arange(len(self))[chosen]))
+        return InstanceMasks(**select_masks(fields, np.arange(len(self))[chosen]), unmarked=self.unmarked)
 
     def of_category(self, name: str) -> InstanceMasks:
         """The masks of one category."""
@@ -157,7 +169,8 @@ class InstanceMasks(Annotation):
             return None
         stored = self._stored
         whole = whole and stored.whole
-        return self._of(replace(stored, rows=stored.rows[rows], columns=stored.columns[columns], whole=whole))
+        view = replace(stored, rows=stored.rows[rows], columns=stored.columns[columns], whole=whole)
+        return self._of(view, self.unmarked)
 
     def _with(self, masks: NDArray[np.bool_]) -> Self:
         """These masks in place of the own ones; what has become empty is dropped."""
@@ -180,6 +193,9 @@ class InstanceMasks(Annotation):
         view = self._view(slice(None), slice(None, None, -1), whole=True)
         return view if view is not None else replace(self, masks=mirror(self.masks))
 
+    def turn(self) -> Self:
+        return replace(self, masks=turned(self.masks))
+
     def to_array(self) -> NDArray[Any]:
         return self.masks
 
@@ -190,7 +206,8 @@ class InstanceMasks(Annotation):
             score = None if self.scores is None else float(self.scores[index])
             entry = {"rle": rle["counts"].decode("ascii"), "category": self.categories[index], "score": score}
             instances.append(entry)
-        return json.dumps({"size": list(self.size), "instances": instances}).encode()
+        content = {"size": list(self.size), "instances": instances}
+        return json.dumps(content | ({"unmarked": self.unmarked} if self.unmarked else {})).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -205,10 +222,10 @@ class InstanceMasks(Annotation):
         runs = [read_runs(entry["rle"], (height, width)) for entry in entries]
         scores = [entry["score"] for entry in entries]
         known = len(scores) > 0 and all(score is not None for score in scores)
-        categories = tuple(entry["category"] for entry in entries)
-        _check_categories(categories)
+        categories, unmarked = tuple(entry["category"] for entry in entries), tuple(content.get("unmarked", ()))
+        _check_categories((*categories, *unmarked))
         found = np.array(scores, np.float32) if known else None
-        return cls._of(StoredMasks(runs, categories, found, np.arange(height), np.arange(width)))
+        return cls._of(StoredMasks(runs, categories, found, np.arange(height), np.arange(width)), unmarked)
 
 
 def encode_rle(masks: NDArray[np.bool_]) -> list[Any]:

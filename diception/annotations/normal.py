@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diception.annotations.base import Annotation, Size, bilinear, from_png, mirror, nearest, plane_size, to_png, window
+from diception.annotations.base import (
+    Annotation,
+    Size,
+    bilinear,
+    from_png,
+    mirror,
+    nearest,
+    plane_size,
+    to_png,
+    turned,
+    window,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,6 +58,10 @@ class NormalMap(Annotation):
         mirrored = mirror(self.normals)
         mirrored[0] = np.where(mirrored[0] == 0, 0, -mirrored[0])  # no negative zeros
         return replace(self, normals=mirrored)
+
+    def turn(self) -> Self:
+        right, up, back = turned(self.normals)
+        return replace(self, normals=np.stack([np.where(up == 0, 0, -up), right, back]))
 
     def to_array(self) -> NDArray[Any]:
         return self.normals

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diception.annotations.base import Annotation, Size, bilinear, from_png, mirror, nearest, plane_size, to_png, window
+from diception.annotations.base import (
+    Annotation,
+    Size,
+    bilinear,
+    from_png,
+    mirror,
+    nearest,
+    plane_size,
+    to_png,
+    turned,
+    window,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,6 +51,9 @@ class LabelMap(Annotation):
 
     def hflip(self) -> Self:
         return replace(self, labels=mirror(self.labels))
+
+    def turn(self) -> Self:
+        return replace(self, labels=turned(self.labels))
 
     def to_array(self) -> NDArray[Any]:
         return self.labels
@@ -78,6 +92,9 @@ class RGBImage(Annotation):
 
     def hflip(self) -> Self:
         return replace(self, rgb=mirror(self.rgb))
+
+    def turn(self) -> Self:
+        return replace(self, rgb=turned(self.rgb))
 
     def to_array(self) -> NDArray[Any]:
         return self.rgb

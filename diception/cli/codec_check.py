@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diception.evaluation import HeldOut
     from diception.model.autoencoder import load_autoencoder
     from diception.panel import save_panel, worst_rows
-    from diception.tables import format_table
+    from diception.tables import format_table, write_report
     from diception.tasks import get_task, known_tasks
 
     tasks = [get_task(name) for name in arguments.task.split(",")] if arguments.task else known_tasks()
@@ -56,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     reader = (
         ShardReader(arguments.shards)
         if arguments.shards
-        else held_out_scenes(arguments.count, arguments.size, arguments.domain, bar)
+        else held_out_scenes(arguments.count, arguments.size, arguments.domain, bar, "shadow")
     )
     report, rows = {}, []
     for task in tasks:
@@ -76,7 +75,6 @@ def run(arguments: argparse.Namespace) -> None:
     if not report:
         raise ValueError(f"the data serves none of the tasks {', '.join(task.name for task in tasks)}")
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_report(arguments.out, report)
     if arguments.panel:
         save_panel(rows, arguments.panel, ("image", "painted", "behind the autoencoder", "annotation", "read back"))

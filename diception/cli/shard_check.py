@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 
@@ -21,14 +20,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     from diception.datasets.check import check_shards
     from diception.datasets.preview import save_preview
+    from diception.tables import write_report
 
     if arguments.count < 1:
         raise ValueError(f"--count is {arguments.count}; it must be at least 1")
     report = check_shards(arguments.shards, lambda numbers: tqdm(numbers, unit="sample"))
     print(report.table())
     if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report.as_dict(), indent=1) + "\n")
+        write_report(arguments.out, report.as_dict())
     if arguments.panel is not None:
         if report.readable:
             save_preview(report.readable, arguments.panel, arguments.count, arguments.seed)

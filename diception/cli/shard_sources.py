@@ -26,7 +26,7 @@ class Source(NamedTuple):
 def _synthetic_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, required=True, help="number of scenes")
     parser.add_argument("--size", type=int, default=128, help="side in pixels (default 128)")
-    parser.add_argument("--domain", type=int, default=1, help="1: plain and easy; 2: textures, other light and shapes")
+    parser.add_argument("--domain", type=int, default=1, help="1: plain; 2: textures, other light and shapes; 3: flat")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
 
 
@@ -156,8 +156,8 @@ def _folder_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _folder(arguments: argparse.Namespace) -> RawData:
-    from diception.datasets.folder import TargetOptions
-    from diception.datasets.sources.folder import FolderData, read_names
+    from diception.datasets.sources.folder import FolderData
+    from diception.datasets.targets import TargetOptions, read_names
 
     a = arguments
     names = read_names(a.names) if a.names else ()

@@ -3,172 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageOps
 
-from diception.annotations import (
-    Annotation,
-    BinaryMask,
-    DepthMap,
-    InstanceMasks,
-    Keypoints,
-    LabelMap,
-    NormalMap,
-    RGBImage,
-)
-from diception.datasets.images import DECODE_ERRORS, IMAGE_SUFFIXES, open_image, read_file, read_image
+from diception.datasets.images import DECODE_ERRORS, IMAGE_SUFFIXES, read_file, read_image
 from diception.datasets.sample import CorruptSample, Sample
-from diception.datasets.sources.coco import keypoints_from_coco
+from diception.datasets.targets import TARGETS, TargetOptions
 
-Size = tuple[int, int]
-MAX_INSTANCES = 4096
-"""A depth map or a photograph taken for a map of instances would become thousands of masks."""
-
-
-@dataclass(frozen=True)
-class TargetOptions:
-    """How the numbers in target files are meant."""
-
-    depth_scale: float = 0.001
-    """Metres of one step of a 16-bit depth png; files of floats are metres already."""
-    category: str | None = None
-    """What a binary mask, or every instance, marks."""
-    invert: bool = False
-    """A binary mask marks the zeros."""
-    labels: tuple[str, ...] = ()
-    """Names of a label map's values, from 0 (the background) on; empty: only checked to be whole numbers."""
+SHOWN = 3
+"""Names of files that a line lists."""
 
 
-def _values(path: Path) -> NDArray[Any]:
-    """The numbers as stored, (H, W) or (H, W, C): palette indices stay indices, alpha is dropped."""
-    image = ImageOps.exif_transpose(open_image(path))
-    if image.mode in ("LA", "PA", "RGBA", "RGBX"):
-        image = image.convert({"LA": "L", "PA": "P"}.get(image.mode, "RGB"))
-    return np.asarray(image)
-
-
-def _array(path: Path) -> NDArray[Any]:
-    values = np.load(path, allow_pickle=False)
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
-        raise ValueError("an npy file must hold one array of numbers")
-    return values
-
-
-def _load_mask(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    values = _array(path) if path.suffix.lower() == ".npy" else _values(path)
-    # Lossy files have small nonzero values around every edge.
-    least = 127 if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else 0
-    mask = values > least
-    mask = np.asarray(mask if mask.ndim == 2 else mask.any(axis=-1))
-    return BinaryMask(~mask if options.invert else mask, options.category)
-
-
-def _whole_numbers(path: Path, what: str) -> NDArray[Any]:
-    values = _array(path) if path.suffix.lower() == ".npy" else _values(path)
-    if values.ndim != 2 or values.dtype.kind not in "biu":
-        raise ValueError(f"{what} must be one channel of whole numbers, got {values.shape} {values.dtype}")
-    return values
-
-
-def _load_instances(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    values = _whole_numbers(path, "instances")
-    numbers = [number for number in np.unique(values).tolist() if number != 0]
-    if numbers and numbers[0] < 0:
-        raise ValueError(f"instances are numbered from 1, with 0 for the background, got {numbers[0]}")
-    if len(numbers) > MAX_INSTANCES:
-        raise ValueError(f"holds {len(numbers)} instances, at most {MAX_INSTANCES} are read: it is no map of instances")
-    masks = np.zeros((len(numbers), *values.shape), bool)
-    for mask, number in zip(masks, numbers, strict=True):
-        np.equal(values, number, out=mask)
-    return InstanceMasks(masks, (options.category or "",) * len(numbers))
-
-
-def _load_labels(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    values = _whole_numbers(path, "a label map")
-    if values.size and options.labels and int(values.max()) >= len(options.labels):
-        raise ValueError(f"label {int(values.max())} has no name, {len(options.labels)} are given: {options.labels}")
-    return LabelMap(values.astype(np.int32), options.labels)
-
-
-def _load_depth(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    if path.suffix.lower() == ".npy":
-        return DepthMap(_array(path).astype(np.float32))
-    values = _values(path)
-    if values.ndim != 2 or values.dtype.itemsize < 2:
-        raise ValueError(f"depth must be npy or a 16-bit png, got {values.shape} {values.dtype}")
-    scale = 1.0 if values.dtype.kind == "f" else options.depth_scale
-    return DepthMap(values.astype(np.float32) * np.float32(scale))
-
-
-def _load_normal(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    if path.suffix.lower() == ".npy":
-        normals = _array(path).astype(np.float32)
-        normals = normals if normals.shape[0] == 3 else normals.transpose(2, 0, 1)
-    else:
-        stored = read_image(path).transpose(2, 0, 1)
-        normals = np.where(stored.any(axis=0), stored.astype(np.float32) / 127.5 - 1, 0)
-    length = np.linalg.norm(normals, axis=0, keepdims=True)
-    # Far from unit length: marked invalid, as zero or as grey.
-    normals = np.where(np.isfinite(length) & (length > 0.5), normals / np.maximum(length, 1e-6), 0)
-    return NormalMap(normals.astype(np.float32))
-
-
-def _load_pose(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    content = json.loads(path.read_bytes())
-    if isinstance(content, dict) and "annotations" not in content:
-        return Keypoints.from_bytes(path.read_bytes())
-    found = keypoints_from_coco(content["annotations"] if isinstance(content, dict) else content, size)
-    empty = Keypoints(np.zeros((0, 17, 3), np.float32), size, np.zeros(0, np.float32), None)
-    return empty if found is None else found
-
-
-def _load_image(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    return RGBImage(read_image(path).transpose(2, 0, 1).astype(np.float32) / 255)
-
-
-@dataclass(frozen=True)
-class TargetKind:
-    """How targets of one kind are stored: file endings and the function that reads one."""
-
-    endings: tuple[str, ...]
-    load: Callable[[Path, Size, TargetOptions], Annotation]
-
-
-PICTURES = tuple(IMAGE_SUFFIXES)
-LOSSLESS = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in ("jpg", "jpeg", "webp"))
-TARGETS = {
-    "mask": TargetKind((*PICTURES, "npy"), _load_mask),
-    "instances": TargetKind((*LOSSLESS, "npy"), _load_instances),
-    "labels": TargetKind((*LOSSLESS, "npy"), _load_labels),
-    "depth": TargetKind((*LOSSLESS, "npy"), _load_depth),
-    "normal": TargetKind((*LOSSLESS, "npy"), _load_normal),
-    "pose": TargetKind(("json",), _load_pose),
-    "image": TargetKind(PICTURES, _load_image),
-}
-
-
-def _by_stem(folder: Path, endings: Collection[str], suffix: str = "") -> dict[str, Path]:
+def _by_stem(
+    folder: Path, endings: Collection[str], what: str, suffix: str = ""
+) -> tuple[dict[str, Path], dict[Path, str]]:
+    """Files by the stem that pairs them, and what is left out with the reason; hidden files are not even that."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower().lstrip(".") not in endings:
-            continue
-        if not path.is_file() or not path.stem.endswith(suffix):
-            continue
-        stem = path.stem.removesuffix(suffix)
-        if stem in found:
-            raise ValueError(f"two files of one name in {folder}: {found[stem].name} and {path.name}")
-        found[stem] = path
-    return found
+    left_out: dict[Path, str] = {}
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        if not path.is_file():
+            left_out[path] = "is no file"
+        elif path.suffix.lower().lstrip(".") not in endings:
+            left_out[path] = f"is read as no {what}: {', '.join(endings)} are"
+        elif not path.stem.endswith(suffix):
+            left_out[path] = f"has no name that ends in {suffix}"
+        else:
+            stem = path.stem.removesuffix(suffix)
+            if stem in found:
+                raise ValueError(f"two files of one name in {folder}: {found[stem].name} and {path.name}")
+            found[stem] = path
+    return found, left_out
 
 
 def _key_of(stem: str) -> str:
@@ -195,11 +65,20 @@ class PairedFolder:
             raise ValueError(f"kind {kind!r} is not known, allowed are {', '.join(TARGETS)}")
         self.kind, self.options = kind, options or TargetOptions()
         endings = TARGETS[kind].endings
-        pictures = _by_stem(Path(images), IMAGE_SUFFIXES)
-        answers = _by_stem(Path(targets), endings, target_suffix)
+        pictures, no_pictures = _by_stem(Path(images), IMAGE_SUFFIXES, "image")
+        answers, no_answers = _by_stem(Path(targets), endings, f"target of kind {kind}", target_suffix)
         self.pairs = [(pictures[stem], answers[stem]) for stem in sorted(pictures.keys() & answers.keys())]
         self.unpaired = sorted(pictures.keys() ^ answers.keys())
         """Names with an image or a target only."""
+        self.left_out = {
+            **no_pictures,
+            **{path: "has no target of its name" for stem, path in pictures.items() if stem not in answers},
+            **no_answers,
+            **{path: "has no image of its name" for stem, path in answers.items() if stem not in pictures},
+        }
+        """Files of both folders that are in no pair, with the reason."""
+        self.found = len(self.pairs)
+        """Pairs in the folders, of which a split has some."""
         if not self.pairs:
             raise ValueError(
                 f"no image in {images} ({len(pictures)}: {_examples(pictures)}) has a target of its name in {targets} "
@@ -235,14 +114,43 @@ class PairedFolder:
             raise CorruptSample(str(path), self.keys[i], reason) from error
         return sample
 
+    def table(self) -> str:
+        """How many pairs there are, and what is left out and why: of every folder and reason the first names."""
+        groups: dict[tuple[Path, str], list[str]] = {}
+        for path, reason in self.left_out.items():
+            groups.setdefault((path.parent, reason), []).append(path.name)
+        lines = [f"{self.found} pairs of an image and a {self.kind}"]
+        for (folder, reason), names in groups.items():
+            more = ", ..." if len(names) > SHOWN else ""
+            lines.append(f"  left out {len(names)} in {folder}: {', '.join(names[:SHOWN])}{more} ({reason})")
+        return "\n".join(lines)
+
     def split(self, held_out: int, seed: int) -> tuple[PairedFolder, PairedFolder]:
-        """(rest, held out) by a hash of (seed, name): the same on every machine, and little moved by a new image."""
+        """(rest, held out): of `held_out` groups of about the same brightness one pair each, by a hash of (seed, name).
+
+        So dark and bright pictures, which often differ in what made them, are in both parts as they are in all.
+
+        Raises:
+            ValueError: a number out of range, or an image that does not decode.
+        """
         if not 0 < held_out < len(self):
             raise ValueError(f"held_out is {held_out}, allowed is 1 to {len(self) - 1} of {len(self)} pairs")
-        order = sorted(
-            range(len(self)), key=lambda i: hashlib.sha256(f"{seed}/{self.pairs[i][0].stem}".encode()).digest()
-        )
-        return self._subset(sorted(order[held_out:])), self._subset(sorted(order[:held_out]))
+        hashes = [hashlib.sha256(f"{seed}/{image.stem}".encode()).digest() for image, _ in self.pairs]
+        brightness = [float(read_image(image).mean()) for image, _ in self.pairs]
+        order = sorted(range(len(self)), key=lambda i: (brightness[i], hashes[i]))
+        chosen = {min(group, key=lambda i: hashes[i]) for group in np.array_split(order, held_out)}
+        return self.subset([i for i in range(len(self)) if i not in chosen]), self.subset(sorted(map(int, chosen)))
+
+    def first(self, count: int, seed: int) -> PairedFolder:
+        """`count` of the pairs, by a hash of (seed, name): those of a smaller count are among those of a larger."""
+        if not 0 < count <= len(self):
+            raise ValueError(f"{count} pairs are asked for, allowed is 1 to {len(self)}")
+        hashes = [hashlib.sha256(f"{seed}/first/{image.stem}".encode()).digest() for image, _ in self.pairs]
+        return self.subset(sorted(sorted(range(len(self)), key=lambda i: hashes[i])[:count]))
+
+    def contents(self) -> set[str]:
+        """Hashes of the images' bytes."""
+        return {hashlib.sha256(image.read_bytes()).hexdigest() for image, _ in self.pairs}
 
     def fingerprint(self) -> str:
         """A hash of the names and contents of all pairs, to tell whether two runs saw the same."""
@@ -252,7 +160,8 @@ class PairedFolder:
                 digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()[:16]
 
-    def _subset(self, chosen: list[int]) -> PairedFolder:
+    def subset(self, chosen: Sequence[int]) -> PairedFolder:
+        """The pairs of these numbers."""
         part = object.__new__(PairedFolder)
         part.__dict__.update(self.__dict__)
         part.pairs, part.keys = [self.pairs[i] for i in chosen], [self.keys[i] for i in chosen]

@@ -22,6 +22,9 @@ DECODE_ERRORS = (
 """What Pillow, numpy, json and pycocotools raise on broken bytes: SyntaxError on a broken PNG chunk, MemoryError on a
 broken npy header, RecursionError on JSON of many brackets."""
 
+MULTIPLE = 16
+"""Sides are multiples of this: 8 pixels a latent cell, 2 cells a patch."""
+
 ORIENTATION = 0x0112
 """EXIF's tag; from 5 on the sides change places."""
 
@@ -62,6 +65,13 @@ def image_size(path: Path) -> tuple[int, int]:
             return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
     except DECODE_ERRORS as error:
         raise ValueError(f"{path}: image does not decode: {error}") from error
+
+
+def own_size(size: tuple[int, int], least: int) -> tuple[int, int]:
+    """(h, w) of nearly an image's own size (H, W), multiples of 16; where a side is below `least`, scaled up to it."""
+    scale = max(1.0, least / min(size))
+    height, width = (max(least, round(side * scale / MULTIPLE) * MULTIPLE) for side in size)
+    return height, width
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:

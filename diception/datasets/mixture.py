@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from diception.datasets.order import AUGMENT, BLOCK, ENCODE, NOISE, Order, Shuffle, Turn, generator, largest_remainder
-from diception.datasets.sample import CorruptSample, Example, Reader, Sample, read_reduced
+from diception.datasets.sample import CorruptSample, Example, Reader, Sample, collate_training, read_reduced
 from diception.datasets.transforms import Augment, square
 from diception.tasks.base import Task
 
@@ -88,6 +88,9 @@ class Stream(Dataset[Example]):
     next position, nothing else.
     """
 
+    collate = staticmethod(collate_training)
+    """Makes a batch of the examples."""
+
     def __init__(
         self,
         sources: Sequence[Source],
@@ -118,7 +121,7 @@ class Stream(Dataset[Example]):
         pair, turn = self.locate(position)
         sample, task = self._draw(pair, turn), pair.task
         changed = self.augment(sample, self.size, generator(self.seed, AUGMENT, position))
-        if self.augment.scale is not None and not task.serves(changed.annotations[task.kind]):
+        if (self.augment.scale is not None or self.augment.windows) and not task.serves(changed.annotations[task.kind]):
             # The crop has cut away everything the task needs.
             changed = square(sample, self.size)
         target = task.encode(changed.annotations[task.kind], generator(self.seed, ENCODE, position))

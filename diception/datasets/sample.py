@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -142,9 +142,17 @@ class Batch:
     """(B,) int64."""
     truths: list[Annotation] = field(default_factory=list)
     """What decoding should give back, for evaluation; empty at inference."""
+    latents: Tensor | None = None
+    """(B, 2, C, h, w) of image and target where they were encoded before; `valid` then is (B, 1, h, w), and the pixels
+    are gone."""
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def select(self, numbers: Sequence[int]) -> Batch:
+        """The samples of these numbers."""
+        picked = {f.name: _picked(getattr(self, f.name), numbers) for f in fields(self)}
+        return Batch(**picked)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
@@ -157,6 +165,24 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Called by the DataLoader when pin_memory is set."""
         return self._map(lambda tensor: tensor.pin_memory())
+
+
+def _picked(value: Tensor | list | None, numbers: Sequence[int]) -> Any:
+    if isinstance(value, Tensor):
+        return value[list(numbers)]
+    return [value[number] for number in numbers] if value else value
+
+
+def join_batches(batches: Sequence[Batch]) -> Batch:
+    """All samples of the batches, which have the same fields, in their order."""
+    columns = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(Batch)}
+    return Batch(**{name: _joined(column) for name, column in columns.items()})
+
+
+def _joined(column: list[Any]) -> Any:
+    if isinstance(column[0], Tensor):
+        return torch.cat(column)
+    return [value for values in column for value in values] if isinstance(column[0], list) else None
 
 
 def collate(examples: Sequence[Example]) -> Batch:

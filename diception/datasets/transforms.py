@@ -9,8 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from diception.datasets.images import own_size
 from diception.datasets.sample import Reduced, Sample
 
+WHOLE = 1 << 30
+"""Pixels a side that no image has: it is decoded as it is stored."""
 MUCH = 1.5
 """An axis that shrinks less is read between two pixels, which misses none and takes a fraction of the time."""
 
@@ -61,6 +64,11 @@ def cut(image: NDArray[np.uint8], box: tuple[float, float, float, float], height
     return np.asarray(moved, np.uint8)
 
 
+def at_own_size(sample: Sample, least: int) -> Sample:
+    """The sample with nearly its own size, see `own_size`."""
+    return resize(sample, *own_size(sample.size, least))
+
+
 def square(sample: Sample, size: int) -> Sample:
     """Squash to (size, size): the model sees one square size, predictions are stretched back."""
     return resize(sample, size, size)
@@ -91,6 +99,16 @@ def hflip(sample: Sample) -> Sample:
     return Sample(sample.key, image, {kind: a.hflip() for kind, a in sample.annotations.items()}, reduced=reduced)
 
 
+def turn(sample: Sample) -> Sample:
+    """A quarter turn, anticlockwise."""
+    image, reduced = np.ascontiguousarray(np.rot90(sample.image)), sample.reduced
+    if reduced is not None:
+        left, top, right, bottom = reduced.box
+        width = sample.image.shape[1]
+        reduced = Reduced((reduced.size[1], reduced.size[0]), (top, width - right, bottom, width - left))
+    return Sample(sample.key, image, {kind: a.turn() for kind, a in sample.annotations.items()}, reduced=reduced)
+
+
 def jitter(image: NDArray[np.uint8], strength: float, generator: np.random.Generator) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 with brightness, contrast, saturation and gamma each changed by up to `strength`."""
     brightness, contrast, saturation, gamma = 1 + generator.uniform(-strength, strength, 4)
@@ -114,6 +132,10 @@ class Augment:
     """A crop is at most this much wider or taller than the image's own shape."""
     photometric: float = 0.0
     """Colour jitter of the image alone, up to this share; keep 0 where the target's colours follow the image's."""
+    turns: bool = False
+    """Whether a sample gets 0 to 3 quarter turns: for what has no up and down."""
+    windows: bool = False
+    """Whether a window of the model's size is cut out of an image at its own scale, or, with `scale`, a smaller one."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.hflip <= 1:
@@ -127,10 +149,15 @@ class Augment:
 
     def __call__(self, sample: Sample, size: int, generator: np.random.Generator) -> Sample:
         """Augment a sample and bring it to (size, size)."""
-        if self.scale is not None:
-            sample = crop(sample, *self._window(sample.size, generator))
+        if self.windows:
+            sample = at_own_size(sample, size)
+        if self.scale is not None or self.windows:
+            largest = (size, size) if self.windows else sample.size
+            sample = crop(sample, *self._window(sample.size, largest, generator))
         if generator.random() < self.hflip:
             sample = hflip(sample)
+        for _ in range(generator.integers(4) if self.turns else 0):
+            sample = turn(sample)
         sample = square(sample, size)
         if self.photometric > 0:
             sample = Sample(sample.key, jitter(sample.image, self.photometric, generator), sample.annotations)
@@ -138,13 +165,19 @@ class Augment:
 
     def at_least(self, size: int) -> int:
         """Pixels a side that an image needs, so that its smallest crop has `size`."""
+        if self.windows:
+            return WHOLE
         return size if self.scale is None else math.ceil(size / math.sqrt(self.scale[0] / self.ratio))
 
-    def _window(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int, int, int]:
-        assert self.scale is not None
-        area = generator.uniform(*self.scale)
-        stretch = math.exp(generator.uniform(-1, 1) * math.log(self.ratio) / 2)
-        height = min(max(round(size[0] * math.sqrt(area) * stretch), 1), size[0])
-        width = min(max(round(size[1] * math.sqrt(area) / stretch), 1), size[1])
+    def _window(
+        self, size: tuple[int, int], largest: tuple[int, int], generator: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a crop of an image of `size`; with `scale`, a share of the largest crop."""
+        height, width = largest
+        if self.scale is not None:
+            area = generator.uniform(*self.scale)
+            stretch = math.exp(generator.uniform(-1, 1) * math.log(self.ratio) / 2)
+            height = min(max(round(height * math.sqrt(area) * stretch), 1), height)
+            width = min(max(round(width * math.sqrt(area) / stretch), 1), width)
         top, left = generator.integers(size[0] - height + 1), generator.integers(size[1] - width + 1)
         return int(top), int(left), height, width

@@ -43,7 +43,7 @@ _TYPES: tuple[type[Task], ...] = (
 )
 TASK_TYPES: dict[str, type[Task]] = {one.type_name: one for one in _TYPES}
 FEW_SHOT_TYPES: dict[str, type[Task]] = {
-    one.kind: one for one in (Foreground, LabelMapTask, Depth, Normal, Pose, ImageTask)
+    one.kind: one for one in (Foreground, LabelMapTask, EntitySegmentation, Depth, Normal, Pose, ImageTask)
 }
 """Kind of annotation to the task that a folder of such annotations teaches."""
 
@@ -95,8 +95,10 @@ def task_from_dict(values: dict[str, Any]) -> Task:
     return TASK_TYPES[kind](**fields)
 
 
-def task_for_kind(kind: str, name: str) -> Task:
+def task_for_kind(kind: str, name: str, **fields: Any) -> Task:
     """A new task that is learned from annotations of this kind; its token is `[[image2<name>]]`.
+
+    `fields`: more of the task's own, such as the `labels` of a label map.
 
     Raises:
         ValueError: unknown kind, a name that is no token, or one of a registered task.
@@ -108,7 +110,7 @@ def task_for_kind(kind: str, name: str) -> Task:
     token = f"[[image2{name}]]"
     if name in _registered or any(token == known.token for known in _registered.values()):
         raise ValueError(f"{name!r} is the name of a task that the model has; choose another for the new one")
-    return FEW_SHOT_TYPES[kind](name=name, token=token)
+    return FEW_SHOT_TYPES[kind](name=name, token=token, **fields)
 
 
 register(Depth(name="depth", token="[[image2depth]]"))

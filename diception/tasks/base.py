@@ -104,6 +104,11 @@ class Task(ABC):
     """Whether it is prompted by points."""
     takes_category: ClassVar[bool] = False
     """Whether it is prompted by a category."""
+    local: ClassVar[bool] = False
+    """Whether what is painted at a place depends on its surroundings alone, so that windows of a picture may be painted
+    one by one: not depth, which is painted from the nearest to the farthest, nor objects in colours of their own."""
+    fitted: ClassVar[bool] = False
+    """Whether the decoder has a free parameter that `calibrated` fits."""
     follows_colors: ClassVar[bool] = False
     """Whether the target's colours follow the image's, so that the image must not be recoloured alone."""
 

@@ -23,6 +23,8 @@ class Foreground(Task):
     type_name: ClassVar[str] = "foreground"
     kind: ClassVar[str] = "mask"
     encodings: ClassVar[tuple[str, ...]] = ("mask",)
+    local: ClassVar[bool] = True
+    fitted: ClassVar[bool] = True
     threshold: float = 0.5
 
     def encode(self, annotation: BinaryMask, generator: np.random.Generator) -> Target:

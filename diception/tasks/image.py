@@ -20,6 +20,7 @@ class ImageTask(Task):
     type_name: ClassVar[str] = "image"
     kind: ClassVar[str] = "image"
     encodings: ClassVar[tuple[str, ...]] = ("rgb",)
+    local: ClassVar[bool] = True
     follows_colors: ClassVar[bool] = True
 
     def encode(self, annotation: RGBImage, generator: np.random.Generator) -> Target:

@@ -23,6 +23,7 @@ class LabelMapTask(Task):
     type_name: ClassVar[str] = "label_map"
     kind: ClassVar[str] = "labels"
     encodings: ClassVar[tuple[str, ...]] = ("palette",)
+    local: ClassVar[bool] = True
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

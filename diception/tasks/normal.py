@@ -27,6 +27,7 @@ class Normal(Task):
     type_name: ClassVar[str] = "normal"
     kind: ClassVar[str] = "normal"
     encodings: ClassVar[tuple[str, ...]] = ("rgb",)
+    local: ClassVar[bool] = True
     released_encoding: ClassVar[str] = "rgb"
 
     def serves(self, annotation: NormalMap) -> bool:

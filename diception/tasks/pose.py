@@ -66,6 +66,9 @@ class PoseEvaluator(Evaluator):
             if labelled:
                 record = {"keypoints": person.ravel().tolist(), "num_keypoints": labelled, "area": float(area)}
                 self.truths.append({"image_id": number, "bbox": _box(person), **record})
+        for *box, area, crowd in truth.ignored.tolist():
+            record = {"keypoints": [0.0] * 51, "num_keypoints": 0, "area": area, "iscrowd": int(crowd)}
+            self.truths.append({"image_id": number, "bbox": box, **record})
         scores = np.ones(len(prediction)) if prediction.scores is None else prediction.scores
         for person, score in zip(prediction.people, scores, strict=True):
             self.found.append({"image_id": number, "keypoints": person.ravel().tolist(), "score": float(score)})

@@ -47,8 +47,8 @@ def read_colors(rgb: Array) -> tuple[Labels, Array]:
 def read_palette(rgb: Array) -> tuple[Labels, Array]:
     """Labels and scores of objects in colours of the grid palette, (3, H, W), after rounding to the grid.
 
-    A colour is one object, in however many pieces. Where all colours are there, those behind the first OWN_COLORS may
-    serve several, and each piece of theirs is an object.
+    A colour is one object, in however many pieces. Where all colours behind the first OWN_COLORS are there, they may
+    serve several, and each piece of theirs is an object; the first may be too small to be read.
     """
     picture = median3(np.clip(rgb, 0, 1).astype(np.float32))
     height, width = picture.shape[1:]
@@ -60,7 +60,7 @@ def read_palette(rgb: Array) -> tuple[Labels, Array]:
     colors = [np.zeros(3, np.float32)]
     places = ndimage.find_objects(codes)
     found = {code: _pieces(codes, pure, code, place) for code, place in enumerate(places, 1) if place is not None}
-    repeats = sum(pieces.any() for pieces in found.values()) == len(GRID_PALETTE)
+    repeats = sum(pieces.any() for code, pieces in found.items() if code > OWN_COLORS) == len(GRID_PALETTE) - OWN_COLORS
     for code, pieces in found.items():
         numbered = pieces if repeats and code > OWN_COLORS else np.minimum(pieces, 1)
         labels[places[code - 1]] += np.where(numbered > 0, numbered + len(colors), 0)

@@ -45,7 +45,7 @@ class SemanticSegmentation(Task):
 
     def encode(self, annotation: InstanceMasks, generator: np.random.Generator) -> Target:
         present = sorted({c for c, m in zip(annotation.categories, annotation.masks, strict=True) if c and m.any()})
-        absent = sorted(set(self.vocabulary or COCO_CATEGORIES) - set(annotation.categories))
+        absent = sorted(set(self.vocabulary or COCO_CATEGORIES) - {*annotation.categories, *annotation.unmarked})
         asked = absent if self.negatives and absent and generator.random() < self.negatives else present
         category = asked[int(generator.integers(len(asked)))]
         truth = annotation.of_category(category)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from diception.annotations import NormalMap
 from diception.annotations.base import MAX_PIXELS
 from diception.datasets.images import DECODE_ERRORS, image_size
 
@@ -32,6 +33,33 @@ def read_array(path: Path) -> NDArray[Any]:
     except DECODE_ERRORS as error:
         reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
         raise ValueError(f"{path}: {reason}") from error
+
+
+def read_vectors(path: Path) -> NDArray[np.float32]:
+    """(3, H, W) as stored: npy as it is, pictures of 8 or 16 bits from -1 to 1. ValueError with the file."""
+    values = read_array(path)
+    if values.ndim == 3 and values.shape[0] != 3:
+        values = values.transpose(2, 0, 1)
+    if values.ndim == 3 and len(values) == 3 and values.dtype.kind == "f":
+        return values.astype(np.float32)
+    picture = path.suffix.lower() != ".npy"
+    if values.ndim != 3 or len(values) != 3 or values.dtype not in (np.uint8, np.uint16) or not picture:
+        allowed = "three channels of 8 or 16 bits, or of floats in an npy"
+        raise ValueError(f"{path}: normals have {allowed}, got {values.shape} {values.dtype}")
+    return np.asarray(values / (np.iinfo(values.dtype).max / 2) - 1, np.float32)
+
+
+def unit_normals(vectors: NDArray[np.float32], axes: NDArray[np.float32] | None = None) -> NormalMap:
+    """Vectors (3, H, W) at length 1, in our axes; far from that they are invalid: black, white, grey, nan.
+
+    `axes`: (3, 3) that turns them into ours, where they are not.
+    """
+    length = np.linalg.norm(vectors, axis=0)
+    with np.errstate(invalid="ignore"):
+        kept = (length > 0.5) & (length < 1.5)
+    clean = np.where(kept, vectors / np.where(kept, length, 1), 0)
+    turned = clean if axes is None else np.einsum("ij,jhw->ihw", axes, clean)
+    return NormalMap(turned.astype(np.float32) + np.float32(0))  # no negative zeros
 
 
 def check_exr() -> None:

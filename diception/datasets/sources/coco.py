@@ -1,4 +1,4 @@
-"""COCO: instances and person keypoints to samples; crowd regions are left out."""
+"""COCO: instances and person keypoints to samples; of crowds only what evaluation must know is kept."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ from diception.datasets.images import read_file
 from diception.datasets.sample import Sample
 
 Record = Mapping[str, Any]
+NEEDED: Mapping[str, Mapping[str, type]] = {
+    "images": {"id": int, "file_name": str},
+    "annotations": {"image_id": int},
+    "categories": {"id": int, "name": str},
+}
+"""What every record of a file must have."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -31,17 +37,24 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise ValueError(f"{path}: not a COCO file, it must have 'images' and 'annotations'")
+    for kind, needed in NEEDED.items():
+        _check_records(content.get(kind, []), kind, needed, path)
     return content
 
 
-def read_categories(content: Mapping[str, Any], file: Path) -> dict[int, str]:
-    """Names by id; ValueError naming the file where an id is no whole number or a name no text."""
-    names: dict[int, str] = {}
-    for category in content.get("categories", []):
-        if type(category.get("id")) is not int or not isinstance(category.get("name"), str):
-            raise ValueError(f"{file}: category {category!r} must have a whole number as 'id' and a text as 'name'")
-        names[category["id"]] = category["name"]
-    return names
+def _check_records(records: Any, kind: str, needed: Mapping[str, type], path: Path) -> None:
+    if not isinstance(records, list):
+        raise ValueError(f"{path}: '{kind}' is a {type(records).__name__}, it must be a list")
+    for record in records:
+        for key, wanted in needed.items():
+            if not isinstance(record, dict) or type(record.get(key)) is not wanted:
+                what = {int: "a whole number", str: "a text"}[wanted]
+                raise ValueError(f"{path}: one of '{kind}' needs {what} as '{key}': {repr(record)[:100]}")
+
+
+def read_categories(content: Mapping[str, Any]) -> dict[int, str]:
+    """Names by id, of what `read_json` gave."""
+    return {category["id"]: category["name"] for category in content.get("categories", [])}
 
 
 def category_name(names: Mapping[int, str], number: Any) -> str:
@@ -93,16 +106,16 @@ def instances_from_coco(
     records: Sequence[Record], size: tuple[int, int], names: Mapping[int, str]
 ) -> InstanceMasks | None:
     """Masks of an image, in the order of the file; None where nothing but crowds or empty masks is marked."""
-    found: list[tuple[NDArray[np.bool_], str]] = []
+    masks, categories, unmarked = [], [], set()
     for record in records:
-        if record.get("iscrowd", 0):
-            continue
-        mask = decode_segmentation(record["segmentation"], size)
-        if mask.any():
-            found.append((mask, category_name(names, record["category_id"])))
-    if not found:
-        return None
-    return InstanceMasks(np.stack([mask for mask, _ in found]), tuple(name for _, name in found), None)
+        name = category_name(names, record["category_id"])
+        mask = None if record.get("iscrowd", 0) else decode_segmentation(record["segmentation"], size)
+        if mask is None or not mask.any():
+            unmarked.add(name)
+        else:
+            masks.append(mask)
+            categories.append(name)
+    return InstanceMasks(np.stack(masks), tuple(categories), None, tuple(sorted(unmarked))) if masks else None
 
 
 def keypoints_from_coco(records: Sequence[Record], size: tuple[int, int]) -> Keypoints | None:
@@ -110,20 +123,25 @@ def keypoints_from_coco(records: Sequence[Record], size: tuple[int, int]) -> Key
 
     COCO counts pixels from 0, so that the centre of the first pixel is (0, 0); here it is (0.5, 0.5).
     """
-    people, areas = [], []
+    people, areas, ignored = [], [], []
     for record in records:
         points = np.asarray(record["keypoints"], dtype=np.float32)
         if points.shape != (51,):
             raise ValueError(f"a person has {points.size} keypoint numbers, 51 (17 joints) are needed")
         points = points.reshape(17, 3)
-        if record.get("iscrowd", 0) or not (points[:, 2] > 0).any():
+        crowd = bool(record.get("iscrowd", 0))
+        if crowd or not (points[:, 2] > 0).any():
+            if "bbox" in record:
+                left, top, width, height = record["bbox"]
+                ignored.append((left + 0.5, top + 0.5, width, height, record["area"], crowd))
             continue
         points[:, :2] += np.where(points[:, 2:] > 0, np.float32(0.5), np.float32(0))
         people.append(points)
         areas.append(float(record["area"]))
     if not people:
         return None
-    return Keypoints(people=np.stack(people), size=size, areas=np.array(areas, np.float32), scores=None)
+    regions = np.array(ignored, np.float32).reshape(-1, 6)
+    return Keypoints(np.stack(people), size, np.array(areas, np.float32), None, regions)
 
 
 def _by_image(content: Mapping[str, Any]) -> dict[int, list[Record]]:
@@ -163,7 +181,7 @@ class CocoData:
     def __init__(self, images: Path, instances: Path, keypoints: Path | None = None) -> None:
         content = read_json(instances)
         self.file = instances
-        self.names = read_categories(content, instances)
+        self.names = read_categories(content)
         self.masks = _by_image(content)
         self.people = _by_image(read_json(keypoints)) if keypoints is not None else {}
         self.images = list_images(images, content)
@@ -181,8 +199,9 @@ class CocoData:
         record, file = self.images[i]
         image, encoded = read_file(file)
         size = (image.shape[0], image.shape[1])
-        if size != (record["height"], record["width"]):
-            raise ValueError(f"{file}: size {size}, {self.file} says {(record['height'], record['width'])}")
+        said = (record.get("height"), record.get("width"))
+        if size != said:
+            raise ValueError(f"{file}: size {size}, {self.file} says {said}")
         annotations: dict[str, Annotation] = {}
         try:
             found = instances_from_coco(self.masks.get(record["id"], []), size, self.names)

@@ -5,19 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from diception.datasets.check import MEASURES
-from diception.datasets.folder import PairedFolder, TargetOptions
+from diception.datasets.folder import PairedFolder
 from diception.datasets.sample import Sample
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """Names of labels, one a line, the first is the background's; ValueError where there is none or one is empty."""
-    try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error
-    if not names or not all(names):
-        raise ValueError(f"{path}: must hold one name a line, that of the background first, and no empty line")
-    return names
+from diception.datasets.targets import TargetOptions, check_options
 
 
 class FolderData:
@@ -33,11 +23,7 @@ class FolderData:
     ) -> None:
         """`target_suffix`: what a target's name has more than its image's."""
         options = options or TargetOptions()
-        allowed = {"invert": ("mask",), "category": ("mask", "instances"), "labels": ("labels",)}
-        for name, kinds in allowed.items():
-            if getattr(options, name) and kind not in kinds:
-                flag = "names" if name == "labels" else name
-                raise ValueError(f"--{flag} is for --kind {' and '.join(kinds)}, not for {kind}")
+        check_options(options, kind)
         self.pairs = PairedFolder(images, targets, kind, options, target_suffix)
         self.alone = self.pairs.unpaired
         self.made_by = f"folder {kind} {images.name} {targets.name} suffix {target_suffix!r} {options}"

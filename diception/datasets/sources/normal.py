@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from diception.annotations import NormalMap
-from diception.datasets.folder import TARGETS, TargetOptions
 from diception.datasets.images import IMAGE_SUFFIXES, read_file, read_image
 from diception.datasets.sample import Sample
-from diception.datasets.sources.arrays import read_array
+from diception.datasets.sources.arrays import read_vectors, unit_normals
 from diception.datasets.sources.patterns import match_files, short
+from diception.datasets.targets import TARGETS, TargetOptions
 
 NORMAL_ENDINGS = ("png", "tif", "tiff", "npy")
 OUR_AXES = "right,up,back"
@@ -40,30 +40,6 @@ def parse_axes(axes: str) -> NDArray[np.float32]:
         f"axes are {axes!r}; allowed is where the stored x, y and z point, one of left and right, one of up and down, "
         f"one of back and forward: {OUR_AXES} or right,down,forward"
     )
-
-
-def read_vectors(path: Path) -> NDArray[np.float32]:
-    """(3, H, W) as stored: npy as it is, pictures of 8 or 16 bits from -1 to 1. ValueError with the file."""
-    values = read_array(path)
-    if values.ndim == 3 and values.shape[0] != 3:
-        values = values.transpose(2, 0, 1)
-    if values.ndim == 3 and len(values) == 3 and values.dtype.kind == "f":
-        return values.astype(np.float32)
-    picture = path.suffix.lower() != ".npy"
-    if values.ndim != 3 or len(values) != 3 or values.dtype not in (np.uint8, np.uint16) or not picture:
-        raise ValueError(
-            f"{path}: normals have three channels of 8 or 16 bits, or of floats in an npy, got {_say(values)}"
-        )
-    return np.asarray(values / (np.iinfo(values.dtype).max / 2) - 1, np.float32)
-
-
-def unit_normals(vectors: NDArray[np.float32], axes: NDArray[np.float32]) -> NormalMap:
-    """Vectors in our axes at length 1; far from that they are invalid: black, white, grey, nan."""
-    length = np.linalg.norm(vectors, axis=0)
-    with np.errstate(invalid="ignore"):
-        kept = (length > 0.5) & (length < 1.5)
-    clean = np.where(kept, vectors / np.where(kept, length, 1), 0)
-    return NormalMap(np.einsum("ij,jhw->ihw", axes, clean).astype(np.float32) + np.float32(0))  # no negative zeros
 
 
 class NormalData:
@@ -136,7 +112,3 @@ def paint_ball(size: int) -> NDArray[np.uint8]:
 def _check_size(file: Path, size: tuple[int, ...], sample: Sample, picture: Path) -> None:
     if tuple(size) != sample.size:
         raise ValueError(f"{file}: size {tuple(size)}, its image {picture} has {sample.size}")
-
-
-def _say(values: NDArray[np.generic]) -> str:
-    return f"{values.shape} {values.dtype}"

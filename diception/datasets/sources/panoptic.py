@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diception.annotations import InstanceMasks
+from diception.annotations.masks import MAX_VALUES
 from diception.datasets.images import DECODE_ERRORS, open_image, read_file
 from diception.datasets.sample import Sample
 from diception.datasets.sources.coco import (
@@ -42,8 +43,12 @@ def instances_from_panoptic(
     kept = [segment for segment in segments if not segment.get("iscrowd", 0)]
     if not kept:
         return None
+    if len(kept) * ids.size > MAX_VALUES:
+        raise ValueError(f"{len(kept)} segments of {ids.size} pixels, at most {MAX_VALUES} values are read")
+    crowds = {category_name(names, segment["category_id"]) for segment in segments if segment.get("iscrowd", 0)}
     masks = np.stack([ids == segment["id"] for segment in kept])
-    return InstanceMasks(masks, tuple(category_name(names, segment["category_id"]) for segment in kept))
+    categories = tuple(category_name(names, segment["category_id"]) for segment in kept)
+    return InstanceMasks(masks, categories, None, tuple(sorted(crowds)))
 
 
 class PanopticData:
@@ -55,7 +60,7 @@ class PanopticData:
         self.file, self.folder = annotations, panoptic or annotations.with_suffix("")
         if not self.folder.is_dir():
             raise ValueError(f"{self.folder}: no such folder; the panoptic PNG files are looked for there")
-        self.names = read_categories(content, annotations)
+        self.names = read_categories(content)
         try:
             self.records = {record["image_id"]: record for record in content["annotations"]}
             absent = [record for record in self.records.values() if "segments_info" not in record]

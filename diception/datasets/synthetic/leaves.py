@@ -33,7 +33,7 @@ def _picture(size: int, generator: np.random.Generator) -> np.ndarray:
         flat = generator.uniform(0.3, 1)
         covered += np.pi * radius**2 * flat
         _drop(picture, base, radius * size, flat, generator)
-    picture += generator.uniform(0, 0.1) * _noise(size, generator)[..., None]
+    picture += generator.uniform(0, 0.1) * noise(size, generator)[..., None]
     return np.clip(picture, 0, 1)
 
 
@@ -63,7 +63,7 @@ def _drop(picture: np.ndarray, base: np.ndarray, radius: float, flat: float, gen
     region += share * (colour + shade - region).astype(np.float32)
 
 
-def _noise(size: int, generator: np.random.Generator) -> np.ndarray:
+def noise(size: int, generator: np.random.Generator) -> np.ndarray:
     """Noise (size, size) with amplitude 1 / f and deviation 1."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = np.inf

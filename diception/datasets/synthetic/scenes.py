@@ -8,7 +8,6 @@ from diception.datasets.synthetic.raycast import Array, Plane
 from diception.datasets.synthetic.textures import Material, hsv, patterned
 from diception.datasets.synthetic.things import Thing, make_things
 
-DOMAINS = (1, 2)
 FIXED_LIGHT = (-0.55, 0.72, 0.46)
 FARTHEST = 40.0  # metres; beyond it there is sky
 
@@ -46,8 +45,6 @@ class Scene:
 
 def make_scene(generator: np.random.Generator, domain: int) -> Scene:
     """A random scene of a domain: 1 plain and narrow, 2 textured and wide."""
-    if domain not in DOMAINS:
-        raise ValueError(f"unknown domain {domain!r}; known: 1 (easy), 2 (hard)")
     camera = _camera(generator, domain)
     light = np.array(FIXED_LIGHT)
     warm, strength, fill = 0.0, 0.95, 0.42
