@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from diception.model.adapters import load_adapter
 from diception.model.checkpoint import load_model, save_model, text_encoder_loader
 from diception.model.diception import Diception
-from diception.model.lora import load_adapter, merge_adapter
+from diception.model.lora import merge_adapter, use_adapters
 from diception.model.release import from_release, to_release
 from diception.tasks import released_tasks
 from diception.tasks.categories import COCO_CATEGORIES
 
+Adapters = str | Path | Mapping[str | Path, float]
+"""One, or several with the weights of their changes."""
 BEST = Path("checkpoints", "best.safetensors")
 """Where a run folder keeps the weights with the lowest validation loss."""
 
@@ -44,7 +48,7 @@ prediction.annotation
 def export_directory(
     run: str | Path,
     out: str | Path,
-    adapter: str | Path | None = None,
+    adapter: Adapters | None = None,
     dtype: torch.dtype = torch.float32,
     best: bool = False,
 ) -> Path:
@@ -53,7 +57,7 @@ def export_directory(
     Args:
         run: a run folder with `model/` inside, a model directory, or `tiny`.
         out: must not exist.
-        adapter: merged into the weights; its tasks join the model's.
+        adapter: merged into the weights, or several with the weights of their changes; their tasks join the model's.
         dtype: of the stored transformer weights.
         best: the run's weights with the lowest validation loss, not those of its end.
 
@@ -68,7 +72,7 @@ def export_directory(
     return _write(model, out, dtype)
 
 
-def export_release(run: str | Path, out: str | Path, adapter: str | Path | None = None) -> Path:
+def export_release(run: str | Path, out: str | Path, adapter: Adapters | None = None) -> Path:
     """Writes the weights as the released `.pth`, in their stored type, for whoever runs the released code.
 
     Args:
@@ -136,13 +140,18 @@ def _load(run: str | Path, dtype: torch.dtype | None = torch.float32) -> Dicepti
     return load_model(trained if trained.is_dir() else run, dtype=dtype)
 
 
-def _merge(model: Diception, adapter: str | Path | None) -> None:
-    """Folds an adapter into the weights; its tasks join the model's."""
-    if adapter is not None:
-        info = load_adapter(model, adapter)
-        merge_adapter(model)
+def _merge(model: Diception, adapter: Adapters | None) -> None:
+    """Folds adapters into the weights; their tasks join the model's."""
+    if adapter is None:
+        return
+    weighed: dict[str, float] = {}
+    for path, weight in (adapter if isinstance(adapter, Mapping) else {adapter: 1.0}).items():
+        info = load_adapter(model, path, f"merged_{len(weighed)}")
+        weighed[info.name] = weight
         known = {task["name"]: task for task in [*model.settings.tasks, *info.tasks]}
         model.settings.tasks = list(known.values())
+    use_adapters(model, weighed)
+    merge_adapter(model)
 
 
 @torch.no_grad()

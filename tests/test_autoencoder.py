@@ -40,6 +40,18 @@ def test_kl_takes_the_mode_and_normalises_as_sd3_does() -> None:
 
 
 @torch.no_grad()
+def test_many_pictures_go_through_in_parts_and_come_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    autoencoder, rgb = Autoencoder(build_vae(0)), pictures(5)
+    together = autoencoder.encode(rgb)
+    monkeypatch.setattr("diception.model.autoencoder.AT_ONCE", 2 * 64 * 64)
+    parts = [autoencoder.encode(part) for part in (rgb[:2], rgb[2:4], rgb[4:])]
+    assert torch.equal(autoencoder.encode(rgb), torch.cat(parts))
+    torch.testing.assert_close(autoencoder.encode(rgb), together, atol=1e-4, rtol=1e-4)
+    decoded = [autoencoder.decode(part) for part in together.split(2)]
+    assert torch.equal(autoencoder.decode(together), torch.cat(decoded))
+
+
+@torch.no_grad()
 def test_tiny_latents_are_used_as_they_are() -> None:
     vae = AutoencoderTiny(latent_channels=16)
     autoencoder, rgb = Autoencoder(vae), pictures(2)

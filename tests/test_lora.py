@@ -11,16 +11,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small import generator, make_model, predict
 
+from diception.model.adapters import load_adapter, save_adapter
 from diception.model.diception import Diception
 from diception.model.lora import (
     adapter_share,
     adapter_weights,
     add_lora,
     base_hash,
-    load_adapter,
     merge_adapter,
-    remove_adapter,
-    save_adapter,
+    remove_adapters,
 )
 from diception.model.transformer import DiceptionTransformer
 from diception.tasks import get_task
@@ -105,7 +104,7 @@ def test_merging_adds_scale_times_b_a(targets: str) -> None:
 @torch.no_grad()
 def test_removing_gives_the_base_back_and_another_can_follow() -> None:
     model = adapted()
-    remove_adapter(model)
+    remove_adapters(model)
     assert torch.equal(predict(model), predict(make_model()))
     add_lora(model, 2)
     with pytest.raises(ValueError, match="already has an adapter"):
@@ -156,7 +155,7 @@ def test_wrong_base_wrong_file_and_wrong_arguments_are_refused(tmp_path: Path) -
     save_file({"x": torch.zeros(1)}, tmp_path / "c.safetensors")
     with pytest.raises(ValueError, match="not an adapter"):
         load_adapter(make_model(), tmp_path / "c.safetensors")
-    with pytest.raises(ValueError, match="image, both"):
+    with pytest.raises(ValueError, match="image, both, all"):
         add_lora(make_model(), 2, targets="text")
     with pytest.raises(ValueError, match="rank is 0"):
         add_lora(make_model(), max_share=1e-6)

@@ -34,6 +34,18 @@ def test_an_empty_slot_is_the_origin_whatever_it_holds(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_trainers_autocast_does_not_blur_where_a_point_is(encoding: str) -> None:
+    embedder = build(encoding)
+    near = torch.full((1, 5, 2), 0.97) + torch.arange(5)[None, :, None] / 768
+    with torch.autocast("cpu", torch.bfloat16):
+        found = embedder(near, torch.ones_like(MASK))
+    wanted = embedder(near, torch.ones_like(MASK))
+    assert (found - wanted).abs().max() < 0.05 * wanted.abs().max()  # the map behind it may be in bfloat16
+    gaps = [(tokens[0, 1:] - tokens[0, :-1]).norm(dim=1) for tokens in (found.float(), wanted)]
+    assert (gaps[0] > 0.5 * gaps[1]).all()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
 def test_slots_do_not_see_each_other(encoding: str) -> None:
     embedder, given = build(encoding), points()
     order = torch.tensor([1, 0, 4, 3, 2])

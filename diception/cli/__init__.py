@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "predict tasks on images: floats, masks, keypoints and pictures",
     "evaluate": "metrics of every task on held-out shards, beside baselines that ignore the image",
     "adapt": "learn a new task from a folder of images and a folder of targets (LoRA)",
+    "adapters": "list and inspect adapters, or write one in the layout of PEFT and diffusers",
     "train": "multi-task training from shards; the same command resumes",
     "train-autoencoder": "fit a small autoencoder on images and painted targets",
     "export": "turn a run or an adapter into a model directory, or into the released format",

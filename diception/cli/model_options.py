@@ -15,7 +15,16 @@ DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Adds them to a command."""
     parser.add_argument("--model", required=True, help="a model directory, or `tiny`")
-    parser.add_argument("--adapter", type=Path, help="an adapter made by `diception adapt`")
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="of `diception adapt`; each answers the tasks it learned",
+    )
+    parser.add_argument(
+        "--stack", type=float, nargs="+", metavar="WEIGHT", help="all adapters together for every task, so strong each"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="of the model (default float32)")
     parser.add_argument(
@@ -40,13 +49,19 @@ def load_pipeline(arguments: argparse.Namespace) -> Pipeline:
         raise ValueError(f"--device is {arguments.device!r}; allowed: cpu, cuda, cuda:0 and so on") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device is {arguments.device!r}, but torch finds no CUDA device here")
-    return Pipeline.from_pretrained(
+    weights, adapters = arguments.stack, arguments.adapter
+    if weights is not None and len(weights) != len(adapters):
+        raise ValueError(f"--stack has {len(weights)} weights, but --adapter names {len(adapters)}; give one for each")
+    pipeline = Pipeline.from_pretrained(
         arguments.model,
         device=arguments.device,
         dtype=getattr(torch, DTYPES[arguments.dtype]),
-        adapter=arguments.adapter,
+        adapter=adapters,
         decoder=arguments.autoencoder,
         quantize=arguments.quantize,
         offload=arguments.offload,
         compile_blocks=arguments.compile,
     )
+    if weights is not None:
+        pipeline.stack(dict(zip(pipeline.adapters.infos, weights, strict=True)))
+    return pipeline

@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="fixes the noise (default 0)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="the model's size, multiples of 16")
     parser.add_argument("--keep-aspect", action="store_true", help="work at the image's aspect, not squashed")
+    parser.add_argument(
+        "--tile",
+        action=argparse.BooleanOptionalAction,
+        help="work at the image's own size (or --size), in overlapping windows (default: as the adapter was trained)",
+    )
     parser.add_argument("--batch-size", type=int, help="images at a time (default 1 on the CPU, 4 on a GPU)")
     parser.add_argument("--data-root", type=Path, default=Path(), help="folder that paths in the batch start from")
     parser.add_argument(
@@ -52,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         jobs = read_jobs(arguments.batch, arguments.data_root, pipeline, arguments.seed, every)
     else:
         jobs = _jobs(pipeline, arguments)
-    record = AnswerLog(arguments.out / "answers.jsonl", _options(arguments))
+    record = AnswerLog(arguments.out, _options(arguments))
     waiting = [job for job in jobs if not (arguments.resume and record.holds(job))]
     broken: list[str] = []
     answers = pipeline.answer(
@@ -61,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         guidance_scale=arguments.guidance_scale,
         size=tuple(arguments.size) if arguments.size else None,
         keep_aspect=arguments.keep_aspect,
+        tile=arguments.tile,
         batch_size=arguments.batch_size,
         unreadable=lambda index, error: broken.append(f"{waiting[index].name}: {error}"),
     )
@@ -75,31 +81,36 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What an answer depends on beside its question."""
-    names = ("model", "adapter", "autoencoder", "quantize", "dtype")
-    names += ("steps", "guidance_scale", "size", "keep_aspect", "save_npy")
+    names = ("model", "adapter", "stack", "autoencoder", "quantize", "dtype")
+    names += ("steps", "guidance_scale", "size", "keep_aspect", "tile", "save_npy")
     return {name: _plain(getattr(arguments, name)) for name in names}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     return str(value) if isinstance(value, Path) else value
 
 
 class AnswerLog:
     """The questions whose answers a folder holds, a line each, so that an interrupted command can go on."""
 
-    def __init__(self, path: Path, options: dict[str, Any]):
-        self.path, self.options = path, options
-        lines = path.read_text().splitlines() if path.exists() else []
+    def __init__(self, folder: Path, options: dict[str, Any]):
+        self.path, self.options = folder / "answers.jsonl", options
+        text = self.path.read_text() if self.path.exists() else ""
+        lines, self.cut = text.splitlines(), text != "" and not text.endswith("\n")
         self.held = dict(line.split("\t", 1) for line in lines if line.count("\t") == 1)
 
     def holds(self, job: Job) -> bool:
-        """Whether the same question was answered with the same options, last of all under this name."""
-        return self.held.get(job.name) == self._question(job)
+        """Whether the same question was answered with the same options, last of all under this name, and is there."""
+        files = [self.path.with_name(f"{job.name}.{end}") for end in ("png", "rgb.png")]
+        return self.held.get(job.name) == self._question(job) and all(file.is_file() for file in files)
 
     def add(self, job: Job) -> None:
         """Called when all files of the answer are written."""
         with self.path.open("a") as file:
-            file.write(f"{job.name}\t{self._question(job)}\n")
+            file.write("\n" * self.cut + f"{job.name}\t{self._question(job)}\n")
+        self.cut = False
 
     def _question(self, job: Job) -> str:
         question = {name: _plain(value) for name, value in vars(job.request).items()}
@@ -148,7 +159,7 @@ def _jobs(pipeline: Pipeline, arguments: argparse.Namespace) -> list[Job]:
     for name, category in _tasks(pipeline, arguments):
         task = pipeline.get_task(name)
         given = points if task.takes_points else None
-        pipeline.check(name, given, category if task.takes_category else None)
+        pipeline.check(name, given, category if task.takes_category else None, arguments.seed)
         for path in arguments.image:
             request = Request(path, name, given, category if task.takes_category else None, arguments.seed)
             jobs.append(Job(f"{path.stem}.{name}", request))

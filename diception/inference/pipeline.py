@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,21 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diception.config import SamplingConfig
+from diception.inference.adapted import LoadedAdapters, Weights
 from diception.inference.denoise import generate
 from diception.inference.prediction import Prediction
 from diception.inference.requests import (
     Checked,
     ImageInput,
     Request,
+    Size,
     check_points,
-    check_size,
-    fitting_size,
     make_batch,
     to_array,
+    working_size,
 )
+from diception.model.adapters import AdapterInfo
 from diception.model.autoencoder import load_autoencoder
 from diception.model.checkpoint import load_model
-from diception.model.lora import load_adapter
 from diception.model.memory import prepare
 from diception.tasks import Task, task_from_dict
 
@@ -40,6 +42,16 @@ MAX_WAITING = 8
 """So many batches of images at most wait for others of their size."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a question is answered; those of one way and one size are answered together."""
+
+    working_of: Callable[[Size], Size] = field(compare=False)
+    """The size at which an image is worked on."""
+    sampling: SamplingConfig
+    adapters: Weights
+
+
 class Pipeline:
     """An exported model, ready to answer: `pipeline(image, task="depth").annotation`."""
 
@@ -47,6 +59,7 @@ class Pipeline:
         self.model = model
         tasks = tasks or [task_from_dict(entry) for entry in model.settings.tasks]
         self.tasks = {task.name: task for task in tasks}
+        self.adapters = LoadedAdapters(model)
 
     @classmethod
     def from_pretrained(
@@ -54,19 +67,19 @@ class Pipeline:
         path: str | Path,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-        adapter: str | Path | None = None,
+        adapter: str | Path | Sequence[str | Path] | None = None,
         decoder: str | Path | None = None,
         quantize: str | None = None,
         offload: bool = False,
         compile_blocks: bool = False,
     ) -> Pipeline:
-        """Loads a model directory (or `tiny`), and on top of it an adapter with its tasks.
+        """Loads a model directory (or `tiny`), and on top of it adapters with their tasks.
 
         Args:
             path: the model directory.
             device: where it computes.
             dtype: in which it computes.
-            adapter: made by `diception adapt` or `diception train` for this model.
+            adapter: one or several made by `diception adapt` or `diception train` for this model, see `load_adapter`.
             decoder: folder of an autoencoder of the same latents that decodes instead of the model's own.
             quantize: `int8` or `nf4`: the transformer's blocks in 8 or 4 bits; needs bitsandbytes.
             offload: weights wait on the CPU until they are needed: slower, in a fraction of the memory. With it, and
@@ -80,13 +93,37 @@ class Pipeline:
         waits = quantize is not None or offload
         model = load_model(path, device="cpu" if waits else device, dtype=dtype)
         pipeline = cls(model)
-        if adapter is not None:
-            adapted = [task_from_dict(task) for task in load_adapter(model, adapter).tasks]
-            pipeline.tasks |= {task.name: task for task in adapted}
+        several = isinstance(adapter, Sequence) and not isinstance(adapter, str)
+        for one in adapter if several else [adapter] if adapter is not None else []:  # type: ignore[union-attr]
+            pipeline.load_adapter(one)  # type: ignore[arg-type]
         if decoder is not None:
             model.decode_with(load_autoencoder(decoder).to(dtype))
         prepare(model, device, quantize, offload, compile_blocks)
         return pipeline
+
+    def load_adapter(self, path: str | Path, name: str | None = None) -> AdapterInfo:
+        """Adds an adapter beside those that are loaded; the tasks that it learned are answered with it, others without.
+
+        Args:
+            path: made for this model by `diception adapt` or `diception train`.
+            name: of the adapter; by default that of its first task.
+
+        Raises:
+            ValueError: as `model.adapters.load_adapter`; the pipeline is then as it was.
+        """
+        info = self.adapters.load(path, name)
+        self.tasks |= {entry["name"]: task_from_dict(entry) for entry in info.tasks}
+        return info
+
+    def stack(self, weights: Mapping[str, float] | None) -> None:
+        """From now on answers every task with these adapters together, each change times its weight.
+
+        `{}` switches all adapters off; None goes back to every task's own adapter.
+
+        Raises:
+            ValueError: no adapter of a name is loaded, or a weight is not finite.
+        """
+        self.adapters.stack(weights)
 
     def get_task(self, name: str) -> Task:
         """The model's task of this name, or whose token this is; a ValueError lists the ones it has."""
@@ -116,9 +153,12 @@ class Pipeline:
         """The question in the model's terms; nothing is encoded yet.
 
         Raises:
-            ValueError: unknown task, points missing or out of range, a category missing or not in the prompt bank.
+            ValueError: unknown task, points missing or out of range, a category missing or not in the prompt bank, a
+                seed out of range.
         """
         chosen = self.get_task(task)
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed is {seed}; it must be from 0 to 2^63 - 1")
         array, prompt = check_points(chosen, points), chosen.prompt(category)
         self.model.bank.check([prompt])
         return Checked(chosen, array, prompt, seed)
@@ -135,6 +175,7 @@ class Pipeline:
         noise: Tensor | None = None,
         size: tuple[int, int] | None = None,
         keep_aspect: bool = False,
+        tile: bool | None = None,
         batch_size: int | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
     ) -> Prediction | list[Prediction]:
@@ -145,12 +186,15 @@ class Pipeline:
             task: name of a task that the model knows.
             points: 1 to 5 (x, y) in [0, 1], for tasks prompted by points.
             category: for tasks prompted by category, for example `person`.
-            steps: Euler steps; by default what the model's settings say (28 as released, 1 for `tiny`).
-            guidance_scale: runs guidance above 1; by default what the model's settings say (2 as released).
+            steps: Euler steps; by default what the task's adapter or the model's settings say (28 as released).
+            guidance_scale: runs guidance above 1; by default what these say (2 as released).
             seed: fixes the noise; the same for every image.
             noise: (B, 16, h/8, w/8) to start from instead; with B of 1, the same for every image.
             size: (h, w) at which the model works, multiples of 16; its own resolution, squared, by default.
             keep_aspect: works at nearly the image's aspect instead of a square.
+            tile: works at `size`, or nearly the image's own, in overlapping windows of the model's resolution: for thin
+                structures and large images, and for tasks whose painting at a place depends on its surroundings alone
+                (masks, labels, normals, pictures). By default as the task's adapter was trained.
             batch_size: images at a time; by default 1 on the CPU, 4 on a GPU. With 1 an image's answer does not depend,
                 to the last bit, on the images beside it.
             progress: wraps the loop over steps.
@@ -163,7 +207,7 @@ class Pipeline:
         requests = [Request(one, task, points, category, seed) for one in images]
         if not requests:
             self.check(task, points, category)
-        options = (steps, guidance_scale, noise, size, keep_aspect, batch_size, progress)
+        options = (steps, guidance_scale, noise, size, keep_aspect, tile, batch_size, progress)
         found = dict(self.answer(requests, *options))
         return [found[index] for index in range(len(found))] if many else found[0]
 
@@ -175,34 +219,49 @@ class Pipeline:
         noise: Tensor | None = None,
         size: tuple[int, int] | None = None,
         keep_aspect: bool = False,
+        tile: bool | None = None,
         batch_size: int | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
         unreadable: Callable[[int, ValueError], None] | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
         """Answers any mixture of questions, a batch at a time; the options are those of `__call__`.
 
-        All questions are checked before the first is answered; files are opened when their turn comes. One that does
-        not decode is an error, or, where `unreadable` is given, told to it with its index and left out.
+        All questions and options are checked at once, before the first is answered; files are opened when their turn
+        comes. One that does not decode is an error, or, where `unreadable` is given, told to it with its index and left
+        out.
 
         Yields:
             A question's index and its answer. Questions of one working size are answered together.
         """
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        settings = self.model.settings
-        sampling = SamplingConfig(
-            steps=settings.steps if steps is None else steps,
-            guidance_scale=settings.guidance_scale if guidance_scale is None else guidance_scale,
-        )
+        if tile is None and (size is not None or keep_aspect):
+            tile = False
         checked = [self.check(r.task, r.points, r.category, r.seed) for r in requests]
-        if size is not None and keep_aspect:
-            raise ValueError("size and keep_aspect are both given; choose one")
-        fixed = check_size(size or (settings.resolution, settings.resolution))
+        resolution = self.model.settings.resolution
+        working_size(resolution, size, keep_aspect, bool(tile))  # refuses options, were there no question
+        ways = []
+        for question in checked:
+            sampling = self.adapters.sampling(question.task, steps, guidance_scale, tile)
+            working = working_size(sampling.window or resolution, size, keep_aspect, sampling.window > 0)
+            ways.append(Way(working, sampling, self.adapters.weights(question.task)))
+        return self._answers(requests, checked, ways, noise, batch_size, progress, unreadable)
+
+    def _answers(
+        self,
+        requests: Sequence[Request],
+        checked: Sequence[Checked],
+        ways: Sequence[Way],
+        noise: Tensor | None,
+        batch_size: int | None,
+        progress: Callable[[Iterable], Iterable],
+        unreadable: Callable[[int, ValueError], None] | None,
+    ) -> Iterator[tuple[int, Prediction]]:
         known = set(self.model.bank.prompts)
         self.model.bank.add(dict.fromkeys(c.prompt for c in checked if c.prompt not in known))
         self.model.bank.release_encoder()
         at_a_time = batch_size or (1 if self.model.device.type == "cpu" else GPU_BATCH)
-        waiting: dict[tuple[int, int], list[tuple[int, NDArray[np.uint8]]]] = {}
+        waiting: dict[tuple[Size, Way], list[tuple[int, NDArray[np.uint8]]]] = {}
         for index, request in enumerate(requests):
             try:
                 picture = to_array(request.image)
@@ -211,28 +270,29 @@ class Pipeline:
                     raise
                 unreadable(index, error)
                 continue
-            working = fitting_size(picture.shape[:2], settings.resolution) if keep_aspect else fixed
-            waiting.setdefault(working, []).append((index, picture))
+            alike = (ways[index].working_of(picture.shape[:2]), ways[index])
+            waiting.setdefault(alike, []).append((index, picture))
             full = sum(map(len, waiting.values())) == MAX_WAITING * at_a_time
-            working = max(waiting, key=lambda size: len(waiting[size])) if full else working
-            if full or len(waiting[working]) == at_a_time:
-                yield from self._answer_batch(waiting.pop(working), checked, working, sampling, noise, progress)
-        for working, group in waiting.items():
-            yield from self._answer_batch(group, checked, working, sampling, noise, progress)
+            alike = max(waiting, key=lambda key: len(waiting[key])) if full else alike
+            if full or len(waiting[alike]) == at_a_time:
+                yield from self._answer_batch(waiting.pop(alike), checked, *alike, noise, progress)
+        for (working, way), group in waiting.items():
+            yield from self._answer_batch(group, checked, working, way, noise, progress)
 
     def _answer_batch(
         self,
         group: Sequence[tuple[int, NDArray[np.uint8]]],
         checked: Sequence[Checked],
-        size: tuple[int, int],
-        sampling: SamplingConfig,
+        size: Size,
+        way: Way,
         noise: Tensor | None,
         progress: Callable[[Iterable], Iterable],
     ) -> Iterator[tuple[int, Prediction]]:
         asked = [checked[index] for index, _ in group]
         batch = make_batch([picture for _, picture in group], asked, size).to(self.model.device)
         start = None if noise is None else self._noise(noise, [index for index, _ in group], len(checked), size)
-        painted = generate(self.model, batch, sampling, start, progress)
+        self.adapters.activate(way.adapters)
+        painted = generate(self.model, batch, way.sampling, start, progress)
         for (index, picture), question, rgb in zip(group, asked, painted, strict=True):
             annotation = question.task.decode(rgb.cpu().numpy()).resize(*picture.shape[:2], smooth=True)
             yield index, Prediction(question.task, picture, rgb, annotation)

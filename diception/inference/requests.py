@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from diception.datasets.images import read_image, to_rgb
+from diception.datasets.images import MULTIPLE, own_size, read_image, to_rgb
 from diception.datasets.sample import Batch
 from diception.inference.prediction import to_uint8
 from diception.tasks import Task
 from diception.tasks.base import MAX_POINTS
 
+Size = tuple[int, int]
 ImageInput = Image.Image | NDArray | Tensor | Path | str
-MULTIPLE = 16
-"""Sides are multiples of this: 8 pixels a latent cell, 2 cells a patch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +49,7 @@ class Checked:
     seed: int
 
 
-def check_size(size: tuple[int, int]) -> tuple[int, int]:
+def check_size(size: Size) -> Size:
     """(h, w), both positive multiples of 16."""
     height, width = size
     if height % MULTIPLE or width % MULTIPLE or min(height, width) < MULTIPLE:
@@ -58,13 +57,27 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def fitting_size(image: tuple[int, int], resolution: int) -> tuple[int, int]:
+def fitting_size(image: Size, resolution: int) -> Size:
     """(h, w) of nearly the aspect of an image (H, W), its longer side the model's resolution."""
     scale = resolution / max(image)
     return tuple(max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in image)  # type: ignore[return-value]
 
 
-def make_batch(pictures: Sequence[NDArray[np.uint8]], requests: Sequence[Checked], size: tuple[int, int]) -> Batch:
+def working_size(resolution: int, size: Size | None, keep_aspect: bool, tile: bool) -> Callable[[Size], Size]:
+    """Which size (h, w) an image of (H, W) is brought to; ValueError where options exclude each other or do not fit."""
+    if keep_aspect and (size is not None or tile):
+        raise ValueError(f"{'size' if size is not None else 'tile'} and keep_aspect are both given; choose one")
+    if size is not None and tile and min(size) < resolution:
+        raise ValueError(f"size is {size[0]} x {size[1]}; to be tiled, both must be at least {resolution}")
+    if keep_aspect:
+        return lambda image: fitting_size(image, resolution)
+    if tile and size is None:
+        return lambda image: own_size(image, resolution)
+    fixed = check_size(size or (resolution, resolution))
+    return lambda image: fixed
+
+
+def make_batch(pictures: Sequence[NDArray[np.uint8]], requests: Sequence[Checked], size: Size) -> Batch:
     """The model's input from images (H, W, 3), squashed to `size` (h, w) as the released code does, and questions."""
     squashed = [Image.fromarray(p).resize((size[1], size[0]), Image.Resampling.LANCZOS) for p in pictures]
     stacked = np.stack([np.asarray(picture) for picture in squashed]).transpose(0, 3, 1, 2)

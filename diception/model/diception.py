@@ -64,6 +64,10 @@ class Condition:
     point_tokens: Tensor
     """(B, P, D)."""
 
+    def __getitem__(self, part: slice) -> Condition:
+        """Some of the batch."""
+        return Condition(*[tensor[part] for tensor in self._tensors()])
+
     def join(self, other: Condition) -> Condition:
         """Both batches as one, this one first."""
         pairs = zip(self._tensors(), other._tensors(), strict=True)
@@ -94,6 +98,8 @@ class Diception(nn.Module):
         self.points = points
         self.autoencoder = autoencoder
         self.decoder: Autoencoder | None = None
+        self.quantized_base: str | None = None
+        """`lora.base_hash` of the weights that were quantised since, where an adapter shall still know its base."""
         self.bank = bank
         settings.point_order = points.order
         self.settings = settings

@@ -1,52 +1,30 @@
-"""Adapters: LoRA on the attention's queries, keys and values, and the file that holds one."""
+"""LoRA on the transformer's linear maps: adding, weighing, merging and removing adapters (arXiv 2106.09685)."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from diception.model.diception import Diception
 from diception.model.hashing import weights_hash
 from diception.model.transformer import DiceptionTransformer
-from diception.model.weights import write_tensors
 
-TARGETS = ("image", "both")
+IMAGE = ("attn.to_q", "attn.to_k", "attn.to_v")
+CONTEXT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
+TARGETS = {
+    "image": IMAGE,
+    "both": (*IMAGE, *CONTEXT),
+    "all": (*IMAGE, *CONTEXT, "attn.to_out.0", "attn.to_add_out", "ff.net.0.proj", "ff.net.2"),
+}
+"""Maps of a block that adapt: queries, keys and values of the image stream, of both, or nearly all."""
 NAME = "default"
-FORMAT = "diception-adapter-1"
-FILE = "adapter.safetensors"
-KEY = "diception_adapter"
-"""The one entry of the file's metadata, JSON: several entries would be written in random order."""
-
-
-@dataclass
-class AdapterInfo:
-    """What an adapter file says about itself."""
-
-    rank: int
-    alpha: float
-    targets: str
-    """`image`, or `both`: image and context stream."""
-    tasks: list[dict[str, Any]]
-    """The tasks that it was trained on, as `Task.as_dict` gives them."""
-    training: dict[str, Any]
-    """Summary of the training."""
-    prompts: list[str]
-    """Prompts whose embeddings are in the file."""
-    base_hash: str
-    """Hash of the transformer that it was trained on."""
-    share: float
-    """Its parameters as a share of the transformer's."""
 
 
 def add_lora(
@@ -56,38 +34,45 @@ def add_lora(
     targets: str = "both",
     max_share: float = 0.01,
     generator: torch.Generator | None = None,
+    name: str = NAME,
 ) -> float:
-    """Adds a LoRA adapter that changes nothing yet, and freezes everything else in the model.
+    """Adds a LoRA adapter that changes nothing yet, makes it the only active one, and freezes everything else.
 
     Args:
-        model: without an adapter.
+        model: without an adapter of this name.
         rank: of every pair of matrices; None means the largest whose parameters stay within `max_share`.
         alpha: the change is scaled by alpha / rank; the rank by default.
-        targets: `image`, or `both`: image and context stream.
+        targets: a key of `TARGETS`.
         max_share: of the transformer's parameters; only used where `rank` is None.
         generator: draws the first matrix of every pair, on the CPU.
+        name: of the adapter.
 
     Returns:
         The adapter's parameters as a share of the transformer's.
     """
     transformer = model.transformer
-    if _layers(transformer):
-        raise ValueError("the model already has an adapter; merge or remove it first")
+    if name in adapter_names(model):
+        raise ValueError(f"the model already has an adapter {name!r}; merge or remove it first")
+    if not name or "." in name:
+        raise ValueError(f"{name!r} is no name of an adapter: it must not be empty or have a dot")
     names = _target_names(transformer, targets)
     rank, _ = lora_size(transformer, rank, targets, max_share)
     model.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=names)  # type: ignore[arg-type]
-    transformer.add_adapter(config, adapter_name=NAME)
-    layers = _layers(transformer)
-    assert set(layers) == set(names)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a second adapter is meant
+        transformer.add_adapter(config, adapter_name=name)
     generator = generator or torch.Generator().manual_seed(0)
-    for layer in layers.values():
-        down, up = _pair(layer)
+    for layer in _layers(transformer, name).values():
+        down, up = _pair(layer, name)
         drawn = torch.empty(down.shape)
         nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
         down.data.copy_(drawn)
         up.data.zero_()
-    return adapter_share(model)
+    use_adapters(model, {name: 1.0})
+    for parameter in adapter_weights(model, name).values():
+        parameter.requires_grad_(True)
+    return adapter_share(model, name)
 
 
 def lora_size(
@@ -98,9 +83,9 @@ def lora_size(
     Raises:
         ValueError: the rank is below 1, or not even rank 1 is within `max_share`.
     """
-    modules = [transformer.get_submodule(name) for name in _target_names(transformer, targets)]
+    modules = [_base_layer(transformer.get_submodule(name)) for name in _target_names(transformer, targets)]
     per_rank = sum(m.in_features + m.out_features for m in modules if isinstance(m, nn.Linear))
-    total = sum(parameter.numel() for parameter in transformer.parameters())
+    total = _own_parameters(transformer)
     if rank is None:
         rank = int(max_share * total / per_rank)
     if rank < 1:
@@ -108,24 +93,55 @@ def lora_size(
     return rank, rank * per_rank
 
 
-@torch.no_grad()
-def merge_adapter(model: Diception) -> None:
-    """Adds the adapter's change to the weights, scale * B A, and removes the adapter.
+def use_adapters(model: Diception, weights: Mapping[str, float]) -> None:
+    """Makes these adapters count, each its change times its weight, and no others; with none the model is its base.
+
+    With none, and so with the adapters switched off, the model computes what it did before it had any, bit for bit.
 
     Raises:
-        ValueError: the weights are quantised.
+        ValueError: the model has no adapter of a name, or a weight is not finite.
+    """
+    known = adapter_names(model)
+    for name, weight in weights.items():
+        if name not in known:
+            raise ValueError(f"the model has no adapter {name!r}; it has {', '.join(known) or 'none'}")
+        if not math.isfinite(weight):
+            raise ValueError(f"the weight of adapter {name!r} is {weight}; it must be a finite number")
+    for layer in _layers(model.transformer).values():
+        counting = [name for name in weights if name in layer.lora_A]
+        requires = {parameter: parameter.requires_grad for parameter in layer.parameters()}
+        layer.enable_adapters(bool(counting))
+        if counting:
+            layer.set_adapter(counting)
+        for name in counting:
+            layer.set_scale(name, weights[name])
+        for parameter, value in requires.items():
+            parameter.requires_grad_(value)
+
+
+@torch.no_grad()
+def merge_adapter(model: Diception) -> None:
+    """Adds the change of the active adapters to the weights, scale * B A each, and removes all adapters.
+
+    Raises:
+        ValueError: the weights are quantised, or there is no adapter.
     """
     for layer in _layers(model.transformer).values():
         weight: Any = layer.get_base_layer().weight
         if not weight.is_floating_point():
             raise ValueError("the model's blocks are quantised; load it without that to merge an adapter into it")
-        down, up = _pair(layer)
-        weight.copy_(weight.float() + layer.scaling[NAME] * (up.float() @ down.float()))
-    remove_adapter(model)
+        if layer.disable_adapters:
+            continue
+        change = torch.zeros_like(weight, dtype=torch.float32)
+        for name in layer.active_adapters:
+            down, up = _pair(layer, name)
+            change += layer.scaling[name] * (up.float() @ down.float())
+        weight.copy_(weight.float() + change)
+    remove_adapters(model)
 
 
-def remove_adapter(model: Diception) -> None:
-    """Takes the adapter off; the transformer is its base again, still frozen."""
+def remove_adapters(model: Diception) -> None:
+    """Takes all adapters off; the transformer is its base again, still frozen."""
     transformer: Any = model.transformer
     layers = _layers(transformer)
     if not layers:
@@ -136,135 +152,75 @@ def remove_adapter(model: Diception) -> None:
     transformer._hf_peft_config_loaded = False
 
 
-def adapter_weights(model: Diception) -> dict[str, nn.Parameter]:
-    """The adapter's tensors, `<module>.lora_A.weight` (rank, in) and `<module>.lora_B.weight` (out, rank)."""
+def remove_adapter(model: Diception, name: str) -> None:
+    """Takes one adapter off; those that stay count as before, and without any the transformer is its base again."""
+    names = adapter_names(model)
+    if name not in names:
+        raise ValueError(f"the model has no adapter {name!r}; it has {', '.join(names) or 'none'}")
+    if names == [name]:
+        remove_adapters(model)
+        return
+    for path, layer in _layers(model.transformer, name).items():
+        layer.delete_adapter(name)
+        if not len(layer.lora_A):
+            model.transformer.set_submodule(path, layer.get_base_layer())
+    del model.transformer.peft_config[name]
+
+
+def adapter_names(model: Diception) -> list[str]:
+    """Names of the model's adapters, in the order in which they were added."""
+    return list(getattr(model.transformer, "peft_config", {}))
+
+
+def adapter_weights(model: Diception, name: str = NAME) -> dict[str, nn.Parameter]:
+    """An adapter's tensors, `<module>.lora_A.weight` (rank, in) and `<module>.lora_B.weight` (out, rank)."""
     weights = {}
-    for name, layer in _layers(model.transformer).items():
-        weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"] = _pair(layer)
+    for module, layer in _layers(model.transformer, name).items():
+        weights[f"{module}.lora_A.weight"], weights[f"{module}.lora_B.weight"] = _pair(layer, name)
     return weights
 
 
-def adapter_share(model: Diception) -> float:
-    """The adapter's parameters over the transformer's own; 0 without an adapter."""
-    adapter = sum(weight.numel() for weight in adapter_weights(model).values())
-    return adapter / (sum(parameter.numel() for parameter in model.transformer.parameters()) - adapter)
-
-
-def save_adapter(
-    model: Diception,
-    path: str | Path,
-    tasks: Sequence[dict[str, Any]],
-    prompts: Sequence[str] | None = None,
-    training: dict[str, Any] | None = None,
-) -> Path:
-    """Writes the adapter with everything that is needed to use it on the same base.
-
-    Args:
-        model: with an adapter.
-        path: a `.safetensors` file, or a folder for `adapter.safetensors`.
-        tasks: as `Task.as_dict` gives them.
-        prompts: whose embeddings go into the file; by default the tasks' tokens and all known prompts that begin so.
-        training: summary of the training.
-
-    Returns:
-        The file.
-    """
-    weights = adapter_weights(model)
-    if not weights:
-        raise ValueError("the model has no adapter to save")
-    if prompts is None:
-        tokens = tuple(task["token"] for task in tasks)
-        prompts = [*tokens, *[p for p in model.bank.prompts if p.startswith(tokens) and p not in tokens]]
-    config = model.transformer.peft_config[NAME]
-    metadata = {
-        "format": FORMAT,
-        "rank": config.r,
-        "alpha": float(config.lora_alpha),
-        "targets": "both" if any(".add_" in name for name in weights) else "image",
-        "tasks": list(tasks),
-        "training": training or {},
-        "prompts": list(prompts),
-        "base_hash": base_hash(model),
-    }
-    context, pooled = model.bank[list(prompts)]
-    tensors = {name: weight.detach() for name, weight in weights.items()}
-    tensors |= {"prompts.context": context, "prompts.pooled": pooled}
-    file = _file(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    write_tensors(tensors, temporary, {KEY: json.dumps(metadata)})
-    return temporary.replace(file)
-
-
-def load_adapter(model: Diception, path: str | Path) -> AdapterInfo:
-    """Puts a saved adapter on the model it was trained on, and its prompts into the model's bank.
-
-    Raises:
-        ValueError: no adapter file, made for another base, or any key missing, unexpected or of another shape; the
-            model is then as it was.
-    """
-    tensors, metadata = _read(_file(path))
-    found = base_hash(model)
-    if metadata["base_hash"] != found:
-        raise ValueError(f"{path} was made for the base {metadata['base_hash']}, this model's transformer is {found}")
-    prompts, rank, alpha, targets = (metadata[name] for name in ("prompts", "rank", "alpha", "targets"))
-    share = add_lora(model, rank, alpha, targets)
-    own = adapter_weights(model)
-    context, pooled = tensors.pop("prompts.context", None), tensors.pop("prompts.pooled", None)
-    wrong = [f"missing {k}" for k in sorted(own.keys() - tensors)]
-    wrong += [f"unexpected {k}" for k in sorted(tensors.keys() - own)]
-    wrong += [f"shape of {k}" for k in sorted(own.keys() & tensors.keys()) if own[k].shape != tensors[k].shape]
-    if context is None or pooled is None:
-        wrong.append("missing prompts")
-    if wrong or context is None or pooled is None:
-        remove_adapter(model)
-        raise ValueError(f"{path} does not fit the model ({len(wrong)} keys): {', '.join(wrong[:8])}")
-    for name, weight in own.items():
-        weight.data.copy_(tensors[name])
-    model.bank.put(prompts, context, pooled)
-    return AdapterInfo(rank, alpha, targets, metadata["tasks"], metadata["training"], prompts, found, share)
+def adapter_share(model: Diception, name: str = NAME) -> float:
+    """An adapter's parameters over the transformer's own; 0 without it."""
+    own = _own_parameters(model.transformer)
+    return sum(weight.numel() for weight in adapter_weights(model, name).values()) / own
 
 
 def base_hash(model: Diception) -> str:
-    """Hash of the transformer's own weights, with or without an adapter on it."""
+    """Hash of the transformer's own weights, with or without adapters on it; of before, where they are quantised."""
+    if model.quantized_base is not None:
+        return model.quantized_base
     own = {k: v for k, v in model.transformer.state_dict().items() if ".lora_" not in k}
     return weights_hash({name.replace(".base_layer.", "."): tensor for name, tensor in own.items()})
 
 
+def _own_parameters(transformer: DiceptionTransformer) -> int:
+    """How many numbers the transformer has without adapters; two that are stored in a byte are two."""
+    own: dict[str, Any] = {path: p for path, p in transformer.named_parameters() if ".lora_" not in path}
+    shapes = (getattr(p, "quant_state", None) or p for p in own.values())
+    return sum(math.prod(stored.shape) for stored in shapes)
+
+
 def _target_names(transformer: DiceptionTransformer, targets: str) -> list[str]:
-    """Linear maps to queries, keys and values, without those that cannot change the velocity."""
+    """Linear maps that adapt, without those that cannot change the velocity."""
     if targets not in TARGETS:
         raise ValueError(f"targets is {targets!r}; allowed: {', '.join(TARGETS)}")
-    leaves = ["to_q", "to_k", "to_v"] + (["add_q_proj", "add_k_proj", "add_v_proj"] if targets == "both" else [])
-    idle = {name.rpartition(".")[0] for name in transformer.idle_parameters()}
-    return [n for n, _ in transformer.named_modules() if n.rpartition(".")[2] in leaves and n not in idle]
+    idle = {name.rpartition(".")[0].removesuffix(".base_layer") for name in transformer.idle_parameters()}
+    ends = tuple(f".{end}" for end in TARGETS[targets])
+    names = [n for n, m in transformer.named_modules() if n.endswith(ends) and isinstance(m, nn.Linear | LoraLayer)]
+    return [name for name in names if name not in idle]
 
 
-def _layers(transformer: DiceptionTransformer) -> dict[str, LoraLayer]:
-    return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLayer)}
+def _layers(transformer: DiceptionTransformer, name: str | None = None) -> dict[str, Any]:
+    """Maps with adapters, or with the adapter of a name."""
+    layers = {path: module for path, module in transformer.named_modules() if isinstance(module, LoraLayer)}
+    return {path: layer for path, layer in layers.items() if name is None or name in layer.lora_A}
 
 
-def _pair(layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
+def _base_layer(module: Any) -> nn.Module:
+    return module.get_base_layer() if isinstance(module, LoraLayer) else module
+
+
+def _pair(layer: Any, name: str) -> tuple[nn.Parameter, nn.Parameter]:
     """A (rank, in) and B (out, rank)."""
-    pair: Any = layer
-    return pair.lora_A[NAME].weight, pair.lora_B[NAME].weight
-
-
-def _file(path: str | Path) -> Path:
-    return Path(path) if Path(path).suffix == ".safetensors" else Path(path) / FILE
-
-
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not file.is_file():
-        raise ValueError(f"no adapter at {file}")
-    try:
-        with safe_open(str(file), framework="pt") as opened:
-            metadata = json.loads((opened.metadata() or {}).get(KEY, "{}"))
-        tensors = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is not readable: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{file} is not an adapter of this project")
-    if "task" in metadata:  # files of before an adapter could hold several
-        metadata["tasks"] = [metadata.pop("task")]
-    return tensors, metadata
+    return layer.lora_A[name].weight, layer.lora_B[name].weight

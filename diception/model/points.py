@@ -83,7 +83,8 @@ class PointEmbedder(ModelMixin, ConfigMixin):
             (B, P, D) tokens.
         """
         points = torch.where(point_mask[..., None], points.float(), 0)
-        encoded = self._fourier(points) if self.encoding == "fourier" else self._grid(points, cells)
+        with torch.autocast(points.device.type, enabled=False):  # neighbours would become one point in bfloat16
+            encoded = self._fourier(points) if self.encoding == "fourier" else self._grid(points, cells)
         tokens = self.mlp(encoded.to(self.seg_embedding.dtype))
         return tokens + torch.where(point_mask[..., None], self.seg_embedding, self.not_seg_embedding)
 

@@ -143,6 +143,11 @@ class PromptBank:
                 "Add it with `diception prompts add`, which needs the text encoders of Stable Diffusion 3"
             )
 
+    @property
+    def loads_encoder(self) -> bool:
+        """Whether an encoder is loaded when a prompt first needs it: an expensive one, with weights."""
+        return self._load_encoder is not None
+
     def release_encoder(self) -> None:
         """Forgets an encoder that can be loaded again, and with it its memory."""
         if self._load_encoder is not None:
