@@ -65,6 +65,9 @@ def _requests(
 ) -> Iterator[tuple[str, Request]]:
     if not isinstance(entry, dict):
         raise ValueError(f"is a {type(entry).__name__}, expected an object with input and caption")
+    for key in ("input", "caption"):
+        if not isinstance(entry[key], str):
+            raise ValueError(f"{key} is {entry[key]!r}, expected a text")
     image = root / entry["input"]
     if not image.is_file():
         raise ValueError(f"no image {image}")
@@ -72,7 +75,7 @@ def _requests(
     name = f"{image.stem}.{task.name}"
     given = [(float(x), float(y)) for y, x in entry["points"]] if "points" in entry else None
     if not (task.takes_points and given is None or task.takes_category and category is None):
-        pipeline.check(task.name, given, category)
+        pipeline.check(task.name, given, category, seed)
         yield name, Request(image, task.name, given, category, seed)
         return
     regions = _regions(entry, root)
@@ -83,7 +86,7 @@ def _requests(
         if points == []:
             continue  # too small to hold a pixel
         category = region["prompt"] if task.takes_category else None
-        pipeline.check(task.name, points, category)
+        pipeline.check(task.name, points, category, seed)
         yield name, Request(image, task.name, points, category, seed)
         asked += 1
         if not every_region:

@@ -1,9 +1,12 @@
-"""Tables of scores for the terminal: one block per protocol, so that numbers of two protocols never share a row."""
+"""Scores as tables for the terminal, one block per protocol so that those of two never share a row, and as JSON."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diception.evaluation import Score
@@ -35,3 +38,18 @@ def format_table(rows: Sequence[tuple[str, dict[str, float]]], columns: Sequence
         cells = (f"{values.get(column, float('nan')):.3f}" for column in columns)
         lines.append(f"{text:<{label}}" + "".join(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=True)))
     return "\n".join(lines)
+
+
+def write_report(path: Path, content: Any) -> None:
+    """Writes what every reader of JSON takes: null where a number is undefined or endless. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(strict(content), indent=1, allow_nan=False) + "\n", encoding="utf8")
+
+
+def strict(content: Any) -> Any:
+    """The same with None in place of nan and inf, which JSON does not know."""
+    if isinstance(content, dict):
+        return {key: strict(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [strict(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from shots import write_pairs
+from small import make_model
 
 from diception.config import AugmentConfig, DataConfig, FlowConfig, ModelConfig, OptimConfig, SourceConfig, TrainConfig
 from diception.datasets.synthetic import render_scene
 from diception.datasets.writer import ShardWriter, write_samples
+from diception.model.checkpoint import save_model
+from diception.tasks import known_tasks
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 TASKS = ("depth", "normal", "pose", "point_segmentation", "semantic_segmentation", "entity_segmentation")
@@ -50,3 +54,17 @@ def train_config(tmp_path: Path, scene_shards: str) -> TrainConfig:
         flow=FlowConfig(share_at_one=0.3),
         optim=OptimConfig(lr=1e-3, warmup=2, schedule="cosine", ema=0.9),
     )
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model wide enough for rank 1 within one percent."""
+    model = make_model()
+    model.settings.tasks = [task.as_dict() for task in known_tasks()]
+    return save_model(model, tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images, and a folder of targets for every kind."""
+    return write_pairs(tmp_path_factory.mktemp("pairs"))

@@ -16,7 +16,10 @@ from diception.config import (
 )
 from diception.tasks import known_tasks
 
-SCHEMAS = {"tiny/autoencoder": AutoencoderConfig, "few_shot": FewShotConfig}
+SCHEMAS: dict[str, type] = {
+    name: FewShotConfig for name in shipped_configs() if name.startswith(("few_shot", "presets/"))
+}
+SCHEMAS["tiny/autoencoder"] = AutoencoderConfig
 
 
 @pytest.mark.parametrize("name", shipped_configs())

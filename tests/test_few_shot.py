@@ -8,68 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from safetensors import safe_open
-from small import make_model
+from shots import KINDS, PAIRS, apart, content, plan
 
-from diception.annotations import BinaryMask, DepthMap, InstanceMasks, Keypoints, NormalMap
-from diception.config import AugmentConfig, FewShotConfig, SamplingConfig, load_config
-from diception.datasets.folder import PairedFolder
+from diception.config import FewShotConfig, load_config
 from diception.datasets.synthetic import render_scene
 from diception.inference import Pipeline, Prediction
-from diception.model.checkpoint import save_model
-from diception.tasks import known_tasks
+from diception.model.checkpoint import load_model
 from diception.training.few_shot import adapt
-
-KINDS = ("mask", "labels", "depth", "normal", "image", "pose")
-PAIRS = 6
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model wide enough for rank 1 within one percent."""
-    model = make_model()
-    model.settings.tasks = [task.as_dict() for task in known_tasks()]
-    return save_model(model, tmp_path_factory.mktemp("base") / "model")
-
-
-@pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of images, and a folder of targets for every kind."""
-    root = tmp_path_factory.mktemp("pairs")
-    for name in ("images", *KINDS):
-        (root / name).mkdir()
-    for index in range(PAIRS):
-        scene = render_scene(0, index, 64)
-        Image.fromarray(scene.image).save(root / "images" / f"{index}.png")
-        _targets(root, str(index), scene.image, scene.annotations)
-    return root
-
-
-def _targets(root: Path, name: str, image: np.ndarray, annotations: dict) -> None:
-    mask, instances, pose = annotations["mask"], annotations["instances"], annotations["pose"]
-    assert isinstance(mask, BinaryMask) and isinstance(instances, InstanceMasks) and isinstance(pose, Keypoints)
-    depth, normal = annotations["depth"], annotations["normal"]
-    assert isinstance(depth, DepthMap) and isinstance(normal, NormalMap)
-    Image.fromarray(mask.mask.astype(np.uint8) * 255).save(root / "mask" / f"{name}.png")
-    labels = mask.mask.astype(np.uint8) + 2 * instances.masks.any(axis=0)
-    Image.fromarray(np.minimum(labels, 2).astype(np.uint8)).save(root / "labels" / f"{name}.png")
-    np.save(root / "depth" / f"{name}.npy", depth.values)
-    np.save(root / "normal" / f"{name}.npy", normal.normals)
-    Image.fromarray(255 - image).save(root / "image" / f"{name}.png")
-    (root / "pose" / f"{name}.json").write_bytes(pose.to_bytes())
-
-
-def plan(base: Path, pairs: Path, out: Path, kind: str = "mask", **changes) -> FewShotConfig:  # noqa: ANN003
-    config = FewShotConfig(
-        model=str(base), images=str(pairs / "images"), targets=str(pairs / kind), kind=kind, name="novel", out=str(out)
-    )
-    config.steps, config.batch_size, config.held_out, config.workers = 3, 2, 2, 0
-    config.augment, config.sampling = AugmentConfig(crop=0.5, photometric=0.1), SamplingConfig(1, 1.0)
-    for name, value in changes.items():
-        assert hasattr(config, name)
-        setattr(config, name, value)
-    return config
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,36 +39,29 @@ def test_every_kind_is_learned_measured_and_used(base: Path, pairs: Path, tmp_pa
     assert prediction.annotation.kind == kind
 
 
-def content(path: str) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Metadata and the bytes of every tensor: safetensors writes metadata in no fixed order."""
-    with safe_open(path, framework="np") as file:
-        return file.metadata(), {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
-
-
 def test_the_same_seed_gives_the_same_bytes_and_held_out_images_have_no_part(
     base: Path, pairs: Path, tmp_path: Path
 ) -> None:
     """Other pixels in the held-out pairs change the measurement but not one bit of the adapter."""
-    first = adapt(plan(base, pairs, tmp_path / "first"))
-    changed = shutil.copytree(pairs, tmp_path / "pairs")
-    _, held_out = PairedFolder(changed / "images", changed / "mask", "mask").split(2, 0)
-    for image, target in held_out.pairs:
-        Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
-        Image.fromarray(255 - np.asarray(Image.open(target))).save(target)
-    second = adapt(plan(base, changed, tmp_path / "second"))
+    folders = apart(pairs, tmp_path)
+    first = adapt(plan(base, pairs, tmp_path / "first", held_out=0, **folders))
+    for name in ("val_images", "val_targets"):
+        for path in Path(folders[name]).iterdir():
+            Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    second = adapt(plan(base, pairs, tmp_path / "second", held_out=0, **folders))
+    assert first is not None and second is not None
     assert content(first.adapter) == content(second.adapter)
     assert first.before.metrics != second.before.metrics
-    other = adapt(plan(base, pairs, tmp_path / "other", seed=1))
+    other = adapt(plan(base, pairs, tmp_path / "other", held_out=0, seed=1, **folders))
     assert content(first.adapter)[1] != content(other.adapter)[1]
 
 
 def test_a_changed_training_image_changes_the_adapter(base: Path, pairs: Path, tmp_path: Path) -> None:
-    first = adapt(plan(base, pairs, tmp_path / "first"))
-    changed = shutil.copytree(pairs, tmp_path / "pairs")
-    shown, _ = PairedFolder(changed / "images", changed / "mask", "mask").split(2, 0)
-    for image, _ in shown.pairs:
+    folders = apart(pairs, tmp_path)
+    first = adapt(plan(base, pairs, tmp_path / "first", held_out=0, **folders))
+    for image in Path(folders["images"]).iterdir():
         Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
-    second = adapt(plan(base, changed, tmp_path / "second"))
+    second = adapt(plan(base, pairs, tmp_path / "second", held_out=0, **folders))
     assert content(first.adapter)[1] != content(second.adapter)[1]
 
 
@@ -137,14 +77,61 @@ def test_an_adapter_is_refused_by_another_model(base: Path, pairs: Path, tmp_pat
         Pipeline.from_pretrained("tiny", adapter=report.adapter)
 
 
+def test_targets_are_read_as_the_options_say(base: Path, pairs: Path, tmp_path: Path) -> None:
+    names, other = tmp_path / "names.txt", shutil.copytree(pairs / "labels", tmp_path / "other")
+    names.write_text("nothing\nshadow\nthing\n")
+    for path in list(other.iterdir()):
+        path.rename(other / f"{path.stem}_map.png")
+    changes = {"targets": str(other), "target_suffix": "_map", "names": str(names)}
+    report = adapt(plan(base, pairs, tmp_path / "labels", "labels", **changes))
+    assert list(report.task["labels"]) == ["nothing", "shadow", "thing"]
+    report = adapt(plan(base, pairs, tmp_path / "inverted", invert=True, steps=1))
+    plain = adapt(plan(base, pairs, tmp_path / "plain", steps=1))
+    assert report.before.baselines["everything"]["iou"] == pytest.approx(
+        1 - plain.before.baselines["everything"]["iou"]
+    )
+    with pytest.raises(ValueError, match="--invert is for --kind mask, not for depth"):
+        adapt(plan(base, pairs, tmp_path / "out", "depth", invert=True))
+    names.write_text("nothing\n\n")
+    with pytest.raises(ValueError, match="one name a line"):
+        adapt(plan(base, pairs, tmp_path / "out", "labels", names=str(names)))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_third_is_held_out_where_nothing_is_said(base: Path, pairs: Path, tmp_path: Path) -> None:
     report = adapt(plan(base, pairs, tmp_path / "out", held_out=0, steps=1))
     assert (report.images, report.after.count) == (4, 2)
 
 
+def test_images_to_measure_on_may_have_a_folder_of_their_own(base: Path, pairs: Path, tmp_path: Path) -> None:
+    """The numbers are those of the same images split off: nothing else depends on where they lie."""
+    folders = apart(pairs, tmp_path)
+    alone = adapt(plan(base, pairs, tmp_path / "apart", held_out=0, **folders))
+    split = adapt(plan(base, pairs, tmp_path / "split"))
+    assert content(alone.adapter) == content(split.adapter) and alone.after.metrics == split.after.metrics
+    same = {"val_images": folders["images"], "val_targets": folders["targets"]}
+    for wrong, message in (
+        ({"held_out": 2}, "give one of them"),
+        ({"held_out": 0, "val_targets": ""}, "go together"),
+        ({"held_out": 0, **same}, "4 images of val_images are among those trained on"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            adapt(plan(base, pairs, tmp_path / "out", **{**folders, **wrong}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_an_adapter_the_whole_model_learns(base: Path, pairs: Path, tmp_path: Path) -> None:
+    report = adapt(plan(base, pairs, tmp_path / "out", adapter=None))
+    assert report.share == 1 and report.adapter == str(tmp_path / "out" / "model")
+    pipeline = Pipeline.from_pretrained(report.adapter)
+    assert pipeline.tasks["novel"].as_dict() == report.task and "depth" in pipeline.tasks
+    old, new = load_model(base).transformer.state_dict(), pipeline.model.transformer.state_dict()
+    assert sum(not torch.equal(old[name], new[name]) for name in old) > len(old) / 2
+
+
 def test_the_shipped_config_fits_the_schema() -> None:
     config = load_config("few_shot", schema=FewShotConfig)
-    assert config.adapter.max_share <= 0.01 and config.steps > 0
+    assert config.adapter is not None and config.adapter.max_share <= 0.01 and config.steps > 0
 
 
 @pytest.mark.parametrize(("name", "message"), [("depth", "'depth' is the name of a task"), ("pose", "'pose'")])

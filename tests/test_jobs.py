@@ -109,6 +109,9 @@ def test_the_command_answers_a_batch_and_continues_it(root: Path, capsys: pytest
     log.write_text("".join(lines[1:]) + lines[0][:20])  # killed while it wrote the line
     assert main([*command, "--save-npy", "--resume"]) == 0
     assert "1 predictions" in capsys.readouterr().out and (out / "b.depth.npy").stat().st_mtime_ns == before
+    (out / "b.depth.rgb.png").unlink()
+    assert main([*command, "--save-npy", "--resume"]) == 0
+    assert "1 predictions" in capsys.readouterr().out  # what was deleted is made again
     assert main([*command, "--save-npy", "--resume", "--steps", "2"]) == 0
     assert "2 predictions" in capsys.readouterr().out  # other steps are another question
     assert main([*command, "--image", str(root / "a.png")]) == 2

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from running import checkpoint, in_processes, losses
+from torch.distributed.device_mesh import init_device_mesh
 
 from diception.config import AdapterConfig, OptimConfig, TrainConfig
 from diception.model.checkpoint import load_model
+from diception.training.module import DiceptionModule
 from diception.training.run import train
+from diception.training.sharding import check_strategy, is_sharded
 
 STEPS = 20
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="gloo is not built in")
@@ -34,6 +39,18 @@ def continued(config: TrainConfig, folder: Path, name: str) -> TrainConfig:
     for log in (other / "logs").iterdir():
         shutil.rmtree(log)
     return replace(config, run=str(other))
+
+
+def validations(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "validation.jsonl").read_text().splitlines()]
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The numbers in nested dicts and lists, by their path."""
+    if not isinstance(value, (dict, list)):
+        return {name: value} if isinstance(value, (int, float)) else {}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {path: leaf for key, inner in items for path, leaf in flat(inner, f"{name}/{key}").items()}
 
 
 def assert_same(found: Path, wanted: Path, first: int = 1) -> None:
@@ -61,8 +78,8 @@ def test_two_processes_take_the_steps_of_one_and_continue_each_other(train_confi
         shared = replace(config, run=str(tmp_path / strategy), strategy=strategy, devices=2)
         folders[strategy] = in_processes(shared)
         assert_same(folders[strategy], alone)
-        lines = [(f / "validation.jsonl").read_text().splitlines() for f in (folders[strategy], alone)]
-        assert len(lines[0]) == 3 and lines[0][0] == lines[1][0]  # before the first step
+        shares, whole = ([flat(line) for line in validations(f)] for f in (folders[strategy], alone))
+        assert len(shares) == 3 and shares[0] == pytest.approx(whole[0], rel=1e-5)  # before the first step
     in_pieces = continued(replace(config, strategy="fsdp", devices=2), folders["ddp"], "ddp-fsdp")
     assert_same(in_processes(in_pieces), alone, first=11)
     single = continued(replace(config, accumulate=2), folders["fsdp"], "fsdp-alone")
@@ -83,3 +100,27 @@ def test_what_does_not_go_together_is_refused(train_config: TrainConfig) -> None
         with pytest.raises(ValueError, match=message):
             train(replace(train_config, **wrong))
         assert not Path(train_config.run).exists()
+
+
+@pytest.mark.parametrize("launcher", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_processes_that_would_each_train_alone_are_refused(
+    train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
+    monkeypatch.setenv(launcher, "8")
+    with pytest.raises(ValueError, match=f"{launcher} is 8, but devices=1 and nodes=1"):
+        train(train_config)
+    check_strategy(replace(train_config, devices=4, nodes=2))
+
+
+def test_blocks_can_be_compiled_and_in_pieces(train_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(train_config, strategy="fsdp", model=replace(train_config.model, compile=True))
+    module = DiceptionModule(load_model("tiny"), config)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,), mesh_dim_names=("data_parallel",))
+        module._device_mesh = mesh  # as Lightning's strategy gives it
+        module.configure_model()
+        assert is_sharded(module.model)
+        assert all(block._compiled_call_impl is not None for block in module.model.transformer.transformer_blocks)
+    finally:
+        torch.distributed.destroy_process_group()

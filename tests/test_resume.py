@@ -119,8 +119,11 @@ def assert_same_state(one: Any, other: Any, where: str = "") -> None:
 
 def test_a_checkpoint_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     io, path = WholeCheckpointIO(), tmp_path / "checkpoints" / "step_00000001.ckpt"
-    io.save_checkpoint({"a": torch.ones(3)}, path)
+    with monkeypatch.context() as patch:  # straight to its place, whatever the temporary folder can take
+        patch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+        io.save_checkpoint({"a": torch.ones(3)}, path)
     assert newest_checkpoint(tmp_path) == path
+    assert torch.equal(io.load_checkpoint(path)["a"], torch.ones(3))
 
     def broken(*_: Any) -> None:
         raise OSError("disk full")

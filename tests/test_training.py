@@ -13,8 +13,8 @@ from running import assert_close_to_the_step, assert_equal, weights
 from diception.cli import main
 from diception.config import AdapterConfig, FlowConfig, ModelConfig, OptimConfig, TrainConfig, save_config
 from diception.datasets.sample import collate
+from diception.model.adapters import load_adapter
 from diception.model.checkpoint import load_model
-from diception.model.lora import load_adapter
 from diception.training.checkpoints import newest_checkpoint
 from diception.training.datamodule import open_stream
 from diception.training.module import FIXED_SIGMAS, DiceptionModule

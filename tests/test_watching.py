@@ -14,7 +14,7 @@ from running import assert_equal, checkpoint, train_until, weights
 from small import make_model
 from torch.nn import functional as F
 
-from diception.config import AdapterConfig, ModelConfig, OptimConfig, TrainConfig
+from diception.config import AdapterConfig, ModelConfig, OptimConfig, TaskConfig, TrainConfig
 from diception.export import export_directory
 from diception.model.checkpoint import load_model
 from diception.model.diception import Diception
@@ -26,7 +26,7 @@ from diception.training.datamodule import open_stream
 from diception.training.flops import training_flops
 from diception.training.footprint import footprint
 from diception.training.meter import LossMeter
-from diception.training.run import train
+from diception.training.run import fit, train
 
 
 def rows(config: TrainConfig) -> list[dict[str, str]]:
@@ -161,21 +161,33 @@ def test_prompts_are_made_by_rank_0_and_the_others_wait(
     monkeypatch.setattr(prompts, "POLL_S", 0.01)
     Slow.loaded = 0
     monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", 1)
-    waiting = threading.Thread(target=prompts.fill_bank, args=(second, stream, tmp_path))
+    waiting = threading.Thread(target=prompts.fill_bank, args=(second, stream.pairs, tmp_path))
     waiting.start()
     time.sleep(0.1)
     assert waiting.is_alive() and Slow.loaded == 0
     monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", 0)
-    prompts.fill_bank(first, stream, tmp_path)
+    prompts.fill_bank(first, stream.pairs, tmp_path)
     waiting.join(10)
     assert Slow.loaded == 1 and first.encoder is None and second.encoder is None
     assert first.prompts == second.prompts and "" in first.prompts and len(first.prompts) > 80
-    prompts.fill_bank(PromptBank(load_encoder=Slow), stream, tmp_path)
+    prompts.fill_bank(PromptBank(load_encoder=Slow), stream.pairs, tmp_path)
     assert Slow.loaded == 1, "a resumed run reads the file"
     monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", 1)
     monkeypatch.setattr(prompts, "WAIT_S", 0.05)
     with pytest.raises(TimeoutError, match="rank 0 has not made them"):
-        prompts.fill_bank(PromptBank(load_encoder=Slow), stream, tmp_path / "nowhere")
+        prompts.fill_bank(PromptBank(load_encoder=Slow), stream.pairs, tmp_path / "nowhere")
+
+
+def test_a_run_loads_its_encoder_once_and_keeps_it_no_longer_than_needed(train_config: TrainConfig) -> None:
+    Slow.loaded = 0
+    vocabulary = ["box", "cone", "cylinder", "ellipsoid", "person", "ring", "sphere"]
+    train_config.tasks = [TaskConfig(name="semantic_segmentation", vocabulary=vocabulary)]
+    for steps in (2, 3):  # and a resumed run not at all
+        model, config = load_model("tiny"), replace(train_config, steps=steps)
+        model.bank = PromptBank(load_encoder=Slow)
+        fit(model, open_stream(config.data, build_tasks(config, model), 0), [], config)
+        assert Slow.loaded == 1 and model.bank.encoder is None
+    assert Path(train_config.run, "prompts.safetensors").is_file()
 
 
 def test_eight_bit_moments_resume_exactly(train_config: TrainConfig, tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ def main(arguments: list[str]) -> None:
     if not arguments:
         raise SystemExit(__doc__)
     report = adapt(load_config(arguments[0], arguments[1:], FewShotConfig))
+    if report is None:
+        print("stopped by a signal; the same command goes on")
+        return
     print(f"adapter: {report.adapter}; {report.after.primary} {report.before.value:.3f} -> {report.after.value:.3f}")
 
 

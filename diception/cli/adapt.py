@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diception.training.few_shot import FewShotReport
+
+PRESETS = ("8gb", "12gb", "24gb", "80gb")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a model directory, or `tiny` (default)")
     parser.add_argument("--images", required=True, help="folder of images")
     parser.add_argument("--targets", required=True, help="folder of targets, with the names of their images")
-    parser.add_argument("--kind", help="mask (default), labels, depth, normal, pose or image")
+    parser.add_argument("--kind", help="mask (default), labels, instances, depth, normal, pose or image")
+    parser.add_argument("--target-suffix", help="what a target's name has more than its image's: _mask")
+    parser.add_argument("--invert", action="store_true", default=None, help="masks mark what is 0")
+    parser.add_argument("--depth-scale", type=float, help="metres of one step of a 16-bit depth picture (default .001)")
+    parser.add_argument("--names", help="file with the names of a label map's values, one a line, the background first")
     parser.add_argument("--name", required=True, help="name of the new task: lower-case letters, digits, _")
     parser.add_argument("--steps", type=int, help="optimizer steps")
     parser.add_argument("--held-out", type=int, help="images kept for measuring (default: a third)")
+    parser.add_argument("--val-images", help="folder of images to measure on, in place of a share of --images")
+    parser.add_argument("--val-targets", help="folder of their targets")
+    parser.add_argument("--tile", action="store_true", default=None, help="learn and predict in windows at own scale")
+    parser.add_argument("--cached", type=int, metavar="N", help="encode N changed versions of each image once")
+    parser.add_argument("--one-step", action="store_true", default=None, help="learn to answer in one step, from zeros")
+    parser.add_argument("--patience", type=int, metavar="N", help="stop after N measurements without a better one")
+    parser.add_argument(
+        "--learning-curve", type=int, nargs="+", metavar="N", help="also learn from so many images: 8 16 32"
+    )
+    parser.add_argument("--forgetting", type=int, metavar="N", help="measure the model's own tasks on N samples each")
     parser.add_argument("--out", help="folder for adapter, report and panel (default: runs/<name>)")
-    parser.add_argument("--config", default="few_shot", help="a yaml file or shipped config (default few_shot)")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--config", default="few_shot", help="a yaml file or shipped config (default few_shot)")
+    chosen.add_argument("--preset", choices=PRESETS, help="Stable Diffusion 3 on a GPU of so much memory")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="further options: lr=1e-3 adapter.rank=8")
 
 
@@ -24,19 +46,42 @@ def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from diception.config import FewShotConfig, load_config
-    from diception.tables import format_table
-    from diception.training.few_shot import adapt
+    from diception.training.few_shot import adapt, open_folders
 
-    given = {name: getattr(arguments, name) for name in ("model", "images", "targets", "kind", "name", "held_out")}
-    given |= {"out": arguments.out, "steps": arguments.steps}
-    config = load_config(arguments.config, arguments.overrides, FewShotConfig)
+    names = ("model", "images", "targets", "kind", "name", "held_out", "val_images", "val_targets", "out", "steps")
+    names += ("tile", "target_suffix", "invert", "depth_scale", "names", "cached", "one_step", "patience")
+    names += ("learning_curve", "forgetting")
+    given = {name: getattr(arguments, name) for name in names}
+    chosen = f"presets/{arguments.preset}" if arguments.preset else arguments.config
+    config = load_config(chosen, arguments.overrides, FewShotConfig)
     for key, value in given.items():
         if value is not None:
             setattr(config, key, value)
-    report = adapt(config, partial(tqdm, desc="measure", unit="image", leave=False))
+    train_images, held_images = open_folders(config)
+    print(train_images.table(), f"{len(train_images)} to train on, {len(held_images)} to measure on", sep="\n")
+    report = adapt(config, partial(tqdm, leave=False))
+    if report is None:
+        print("stopped by a signal; the same command goes on")
+    else:
+        _tell(report)
+
+
+def _tell(report: FewShotReport) -> None:
+    from pathlib import Path
+
+    from diception.tables import format_table
+
     before, after = report.before, report.after
-    print(f"adapter: {report.adapter}, {report.share:.2%} of the transformer's parameters")
+    print(f"{report.adapter}: {report.share:.2%} of the transformer's parameters, {report.steps} steps")
     print(f"{report.images} images trained on, {after.count} held out, {after.primary} under {after.protocol}:")
     rows = [("before", before.metrics), ("after", after.metrics)]
     rows += [(f"baseline: {name}", metrics) for name, metrics in after.baselines.items()]
     print(format_table(rows, list(after.metrics)))
+    for point in report.learning_curve:
+        print(f"{point['images']} images: {point['metric']} {point['value']:.3f}")
+    for one in report.forgetting:
+        bits = "the same bits" if one.bit_equal else "OTHER BITS"
+        print(f"{one.task} {one.metric}: {one.before:.3f}, adapted {one.adapted:.3f}, off {one.off:.3f} ({bits})")
+    seconds = ", ".join(f"{part} {value:.0f} s" for part, value in report.seconds.items())
+    memory = ", ".join(f"{part} {value:.2f} GB" for part, value in report.memory_gb.items())
+    print(f"{seconds}; memory: {memory}; report: {Path(report.adapter).parent / 'report.html'}")

@@ -14,10 +14,11 @@ from diception.config import AutoencoderConfig, TrainConfig
 from diception.model.autoencoder import Autoencoder
 from diception.model.checkpoint import from_stable_diffusion, is_stable_diffusion, load_model
 from diception.model.diception import Diception, small_model
-from diception.model.lora import add_lora
+from diception.model.lora import adapter_weights, add_lora, base_hash
+from diception.model.memory import quantize_blocks
 from diception.tasks import TASK_TYPES, Task, known_tasks, task_from_dict
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = {"autoencoder_precision": ("fp32", "bf16"), "base_precision": ("fp32", "bf16", "nf4")}
 MAY_CHANGE = (
     *("run", "out", "steps", "devices", "nodes", "log_every", "validate_every", "checkpoint_every"),
     *("keep_checkpoints", "max_minutes", "workers", "data.workers", "data.validation", "data.validation_count"),
@@ -73,6 +74,14 @@ def build_model(config: TrainConfig) -> Diception:
         add_lora(
             model, rank=adapter.rank or None, max_share=adapter.max_share, targets=adapter.streams, generator=generator
         )
+    if config.model.base_precision == "nf4":
+        model.quantized_base = base_hash(model)
+        if config.precision == "bf16-mixed":
+            for parameter in model.transformer.parameters():
+                parameter.data = parameter.data.bfloat16()  # in which the maps of few bits then compute
+        quantize_blocks(model, "nf4", "cuda" if torch.cuda.is_available() else "cpu")
+        for weight in adapter_weights(model).values():
+            weight.data = weight.data.float()
     if config.model.base_precision == "bf16":
         for parameter in [p for p in model.transformer.parameters() if not p.requires_grad]:
             parameter.data = parameter.data.bfloat16()
@@ -84,11 +93,13 @@ def build_model(config: TrainConfig) -> Diception:
 
 def check_precision(config: TrainConfig) -> None:
     """ValueError where a precision is unknown or does not go with the rest of the config."""
-    for key in ("autoencoder_precision", "base_precision"):
-        if getattr(config.model, key) not in PRECISIONS:
-            raise ValueError(f"model.{key} is {getattr(config.model, key)!r}; allowed: {', '.join(PRECISIONS)}")
+    for key, allowed in PRECISIONS.items():
+        if getattr(config.model, key) not in allowed:
+            raise ValueError(f"model.{key} is {getattr(config.model, key)!r}; allowed: {', '.join(allowed)}")
     if config.model.base_precision == "bf16" and (config.adapter is None or config.precision != "bf16-mixed"):
         raise ValueError("model.base_precision bf16 is for a frozen base: it needs an adapter and precision=bf16-mixed")
+    if config.model.base_precision == "nf4" and config.adapter is None:
+        raise ValueError("model.base_precision nf4 is for a frozen base: it needs an adapter")
 
 
 def _base(config: TrainConfig) -> Diception:

@@ -14,15 +14,15 @@ from tqdm import tqdm
 
 from diception.config import TrainConfig
 from diception.training.checkpoints import checkpoint_path, drop_oldest
-from diception.training.flops import peak_flops
+from diception.training.flops import peak_flops, training_flops
 
 
 class Watch(L.Callback):
     """A bar over the optimizer steps, and lines of the logs: losses, speed, waiting for data, gradient, memory."""
 
-    def __init__(self, config: TrainConfig, flops: float):
-        """`flops`: of one sample."""
-        self.config, self.flops = config, flops
+    def __init__(self, config: TrainConfig):
+        self.config, self.flops = config, 0.0
+        """And operations of a sample."""
         self.peak: float | None = None
         """Operations a second that all devices together could do, if known."""
         self.bar: tqdm | None = None
@@ -32,6 +32,7 @@ class Watch(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.clock, self.step = time.perf_counter(), trainer.global_step
         self.waited, self.ended = 0.0, self.clock
+        self.flops = training_flops(pl_module.model, self.config.data.size)
         peak = peak_flops(pl_module.device, self.config.precision)
         self.peak = None if peak is None else peak * trainer.world_size
         if trainer.is_global_zero:

@@ -12,17 +12,17 @@ from torch.utils.data import DataLoader
 from diception.config import AugmentConfig, DataConfig, TrainConfig
 from diception.datasets.cache import ShardCache
 from diception.datasets.mixture import PositionSampler, Source, Stream
-from diception.datasets.sample import collate_training
 from diception.datasets.shards import ShardReader
 from diception.datasets.transforms import Augment
 from diception.evaluation import HeldOut, world
 from diception.tasks import Task
+from diception.training.latents import LatentStream
 
 
 class StreamModule(L.LightningDataModule):
     """Serves the stream from wherever the trainer's step count says: nothing about data is ever saved."""
 
-    def __init__(self, stream: Stream, config: TrainConfig):
+    def __init__(self, stream: Stream | LatentStream, config: TrainConfig):
         super().__init__()
         self.stream = stream
         self.config = config
@@ -45,7 +45,7 @@ class StreamModule(L.LightningDataModule):
         return DataLoader(
             self.stream,
             batch_sampler=sampler,
-            collate_fn=collate_training,
+            collate_fn=self.stream.collate,
             num_workers=workers,
             worker_init_fn=_leave_signals,
             persistent_workers=workers > 0,
@@ -81,7 +81,7 @@ def open_stream(data: DataConfig, tasks: dict[str, Task], seed: int) -> Stream:
 def build_augment(config: AugmentConfig) -> Augment:
     """The augmentation of a config."""
     scale = (config.crop, 1.0) if config.crop < 1 else None
-    return Augment(hflip=config.hflip, scale=scale, photometric=config.photometric)
+    return Augment(config.hflip, scale, photometric=config.photometric, turns=config.turns, windows=config.windows)
 
 
 def open_held_out(data: DataConfig, tasks: dict[str, Task]) -> list[HeldOut]:

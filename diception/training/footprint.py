@@ -12,8 +12,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diception.config import TrainConfig
+from diception.model.autoencoder import AT_ONCE
 from diception.model.lora import lora_size
 from diception.training.outline import FACTOR, POINTS, inputs, outline
+
+BYTES = {"fp32": 4.0, "bf16": 2.0, "nf4": 0.6}
+"""Of a frozen parameter: in 4 bits with its block's scale, and what is not in a block's maps in 16."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +32,26 @@ class Footprint:
     average: float
     activations: float
     """What the transformer's forward pass keeps for the backward pass, with copies of weights in bfloat16."""
+    pictures: float
+    """What the autoencoder needs for a moment, before the forward pass and in validations."""
 
     @property
     def total(self) -> float:
-        """All bytes."""
-        return self.weights + self.gradients + self.moments + self.average + self.activations
+        """All bytes at the peak: of activations and pictures the larger."""
+        kept = self.weights + self.gradients + self.moments + self.average
+        return kept + max(self.activations, self.pictures)
 
 
-def footprint(config: TrainConfig, transformer: Mapping[str, Any], text_tokens: int) -> Footprint:
-    """An estimate that leaves out the autoencoder, the embedder of points, and what kernels need for a moment.
+def footprint(
+    config: TrainConfig, transformer: Mapping[str, Any], text_tokens: int, pixel_bytes: float = 0.0
+) -> Footprint:
+    """An estimate without the autoencoder's weights, the embedder of points, and what kernels need for a moment.
 
     Args:
         config: of the run.
         transformer: diffusers' config of the transformer.
         text_tokens: L, length of the context.
+        pixel_bytes: what the autoencoder takes for a pixel, see `autoencoder.pixel_bytes`.
     """
     with torch.device("meta"):
         model = outline(transformer, transformer["num_layers"])
@@ -55,17 +65,21 @@ def footprint(config: TrainConfig, transformer: Mapping[str, Any], text_tokens: 
     return Footprint(
         parameters=count,
         trained=own,
-        weights=4 * trained + (2 if config.model.base_precision == "bf16" else 4) * frozen,
+        weights=4 * trained + BYTES[config.model.base_precision] * frozen,
         gradients=4 * trained,
         moments=(2 if config.optim.name == "adamw8bit" else 8) * trained,
         average=4 * trained if config.optim.ema else 0,
         activations=_activations(config, transformer, text_tokens),
+        pictures=pixel_bytes * min(2 * _own_batch(config) * config.data.size**2, max(AT_ONCE, config.data.size**2)),
     )
+
+
+def _own_batch(config: TrainConfig) -> int:
+    return config.batch_size // (config.accumulate * config.devices * config.nodes)
 
 
 def _activations(config: TrainConfig, transformer: Mapping[str, Any], text_tokens: int) -> float:
     """Of all blocks from those of two and three: each adds as much but the last, which drops its context."""
-    batch = config.batch_size // (config.accumulate * config.devices * config.nodes)
     saved = {(n, b): _saved(config, transformer, text_tokens, n, b) for n in (2, 3) for b in (1, 2)}
     two, three = (saved[n, 2] - saved[n, 1] for n in (2, 3))  # of a sample
     copies = [saved[n, 1] - sample for n, sample in ((2, two), (3, three))]
@@ -74,7 +88,7 @@ def _activations(config: TrainConfig, transformer: Mapping[str, Any], text_token
     # At the peak one of the blocks that are computed again is whole.
     whole = layers - again + (1 if again else 0)
     per_sample = two + (whole - 2) * (three - two) + again * _stream(config, transformer, text_tokens)
-    return batch * per_sample + copies[0] + (layers - 2) * (copies[1] - copies[0])
+    return _own_batch(config) * per_sample + copies[0] + (layers - 2) * (copies[1] - copies[0])
 
 
 def _saved(config: TrainConfig, transformer: Mapping[str, Any], text_tokens: int, layers: int, batch: int) -> int:

@@ -49,10 +49,17 @@ class DiceptionModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold the trained parameters alone; on_load_checkpoint is strict
 
     def configure_model(self) -> None:
+        if self.config.model.compile:
+            self.model.transformer.compile_repeated_blocks()  # by the name of their class, which `shard` changes
         if self.config.strategy == "fsdp" and not is_sharded(self.model):
             shard(self.model, self.device_mesh["data_parallel"], self.config.precision)  # type: ignore[index]
-        if self.config.model.compile:
-            self.model.transformer.compile_repeated_blocks()
+
+    def on_train_start(self) -> None:
+        """RuntimeError, on all ranks, where they go on from different checkpoints: a file system that lags shows it."""
+        steps = torch.tensor([self.global_step, -self.global_step], dtype=torch.float64, device=self.device)
+        last, first = self.trainer.strategy.reduce(steps, reduce_op="max").tolist()
+        if last != -first:
+            raise RuntimeError(f"the ranks go on from steps {-first:.0f} to {last:.0f}: not all see the same folder")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses, sigmas = self.losses(batch)
@@ -65,13 +72,14 @@ class DiceptionModule(L.LightningModule):
         latents = self._encode(batch)
         drawn = draw(batch.seeds, tuple(latents[0].shape[1:]), self.density, self.config.flow.prompt_dropout)
         noise, sigmas, dropped = (t.to(self.device) for t in (drawn.noise, drawn.sigmas, drawn.drop_prompt))
+        noise = self._start(noise)
         return self._losses_at(batch, *latents, noise, sigmas, dropped), sigmas
 
     @torch.no_grad()
     def fixed_losses(self, batch: Batch) -> dict[float, float]:
         """Mean loss at each of the fixed sigmas, with the samples' own noise: comparable from step to step."""
         latents = self._encode(batch)
-        noise = seeded_noise(batch.seeds, tuple(latents[0].shape[1:])).to(self.device)
+        noise = self._start(seeded_noise(batch.seeds, tuple(latents[0].shape[1:])).to(self.device))
         kept = torch.zeros(len(batch), dtype=torch.bool, device=self.device)
         found = {}
         for sigma in FIXED_SIGMAS:
@@ -79,9 +87,14 @@ class DiceptionModule(L.LightningModule):
             found[sigma] = float(self._losses_at(batch, *latents, noise, sigmas, kept).mean())
         return found
 
+    def _start(self, noise: Tensor) -> Tensor:
+        return torch.zeros_like(noise) if self.config.flow.start == "zero" else noise
+
     @torch.no_grad()
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Latents of image and target, (B, C, h, w) each, by one pass of the autoencoder."""
+        """Latents of image and target, (B, C, h, w) each: the batch's own, or by one pass of the autoencoder."""
+        if batch.latents is not None:
+            return batch.latents[:, 0], batch.latents[:, 1]
         assert batch.target is not None
         image_latents, latents = self.model.encode(torch.cat([batch.image, batch.target])).chunk(2)
         return image_latents, latents
@@ -89,7 +102,7 @@ class DiceptionModule(L.LightningModule):
     def _weight(self, batch: Batch) -> Tensor:
         """(B, 1, h, w), 1 where a latent cell counts in the loss."""
         assert batch.valid is not None
-        return latent_weight(batch.valid, self.model.autoencoder.factor)
+        return batch.valid if batch.latents is not None else latent_weight(batch.valid, self.model.autoencoder.factor)
 
     def _losses_at(
         self, batch: Batch, image_latents: Tensor, latents: Tensor, noise: Tensor, sigmas: Tensor, dropped: Tensor
@@ -142,6 +155,7 @@ class DiceptionModule(L.LightningModule):
         if self.global_rank == 0:  # sums of all ranks
             self.meter.sums = checkpoint["meter"]
         self.model.bank.add(set(checkpoint["prompts"]) - set(self.model.bank.prompts))
+        self.model.bank.release_encoder()
 
 
 def build_density(config: FlowConfig) -> Density:

@@ -81,8 +81,8 @@ class EMA(L.Callback):
         own = pl_module.trained()
         if not self.average:
             self.average = {name: p.detach().float().clone() for name, p in own.items()}
-        moved = {name: value.to(pl_module.device) for name, value in self.average.items()}
-        self.average = {name: spread_like(value, own[name]) for name, value in moved.items()}
+        for name, value in self.average.items():  # one after the other: a device may hold a piece of each alone
+            self.average[name] = spread_like(value.to(pl_module.device, copy=True), own[name])
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         if trainer.global_step > self.updates:
@@ -90,17 +90,19 @@ class EMA(L.Callback):
 
     @contextmanager
     def swapped(self, parameters: dict[str, Tensor]) -> Iterator[None]:
-        """Within the block the parameters hold their averages."""
-        own = {name: p.detach().clone() for name, p in parameters.items()}
-        with torch.no_grad():
-            for name, p in parameters.items():
-                p.copy_(self.average[name])
+        """Within the block the parameters hold their averages, and the averages the parameters: no third copy."""
+        self._swap(parameters)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, p in parameters.items():
-                    p.copy_(own[name])
+            self._swap(parameters)
+
+    @torch.no_grad()
+    def _swap(self, parameters: dict[str, Tensor]) -> None:
+        for name, parameter in parameters.items():
+            own = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(own)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": gather(self.average)}

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from diception.config import TrainConfig
 from diception.datasets.mixture import BLOCK, Stream
+from diception.model.autoencoder import pixel_bytes
 from diception.model.checkpoint import transformer_outline
+from diception.model.weights import TINY
 from diception.training.build import build_model, check_precision, check_same_run, config_tasks
 from diception.training.checkpoints import newest_checkpoint
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
@@ -60,13 +62,20 @@ def _memory(config: TrainConfig) -> list[str]:
         transformer, text_tokens = dict(build_model(config).transformer.config), config.model.text_tokens
     else:
         transformer, text_tokens = transformer_outline(config.model.base)
-    taken = footprint(config, transformer, text_tokens)
+    taken = footprint(config, transformer, text_tokens, pixel_bytes(_autoencoder(config)))
     parts = ", ".join(f"{f.name} {getattr(taken, f.name) / 1e9:.1f}" for f in fields(taken) if f.type == "float")
     share = taken.trained / taken.parameters
     return [
         f"transformer of {taken.parameters / 1e6:.1f} M parameters, {share:.1%} trained; strategy {config.strategy}",
-        f"memory about {taken.total / 1e9:.1f} GB a device, estimated: {parts}; autoencoder and kernels come on top",
+        f"memory about {taken.total / 1e9:.1f} GB a device, estimated: {parts} (the larger of the last two counts); "
+        "kernels and what the allocator cannot use come on top",
     ]
+
+
+def _autoencoder(config: TrainConfig) -> Path:
+    if config.model.base == "small":
+        return Path(config.model.autoencoder)
+    return (TINY if config.model.base == "tiny" else Path(config.model.base)) / "vae"
 
 
 def _data(config: TrainConfig, stream: Stream) -> list[str]:

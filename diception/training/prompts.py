@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from diception.datasets.mixture import Stream
+from diception.datasets.mixture import Pair
 from diception.model.text import PromptBank
 from diception.tasks import Task
 from diception.tasks.categories import COCO_CATEGORIES
@@ -17,8 +18,8 @@ WAIT_S, POLL_S = 3600.0, 1.0
 """How long the other ranks wait for rank 0, and how often they look."""
 
 
-def fill_bank(bank: PromptBank, stream: Stream, folder: Path) -> None:
-    """Adds every prompt that the stream's tasks are known to ask to a bank whose encoder is expensive.
+def fill_bank(bank: PromptBank, pairs: Sequence[Pair], folder: Path) -> None:
+    """Adds every prompt that the tasks of a stream's pairs are known to ask to a bank whose encoder is expensive.
 
     Rank 0 encodes what the run folder's file does not have yet and forgets its encoders; the others wait for the file.
     A category that is neither in its task's vocabulary nor COCO's is encoded when it first comes up, by every rank:
@@ -27,8 +28,8 @@ def fill_bank(bank: PromptBank, stream: Stream, folder: Path) -> None:
     Raises:
         TimeoutError: rank 0 has not written the file within an hour.
     """
-    wanted = {"", *(prompt for pair in stream.pairs for prompt in known_prompts(pair.task))}
-    if bank.encoder is not None or wanted <= set(bank.prompts):
+    wanted = {"", *(prompt for pair in pairs for prompt in known_prompts(pair.task))}
+    if not bank.loads_encoder or wanted <= set(bank.prompts):
         return
     path = folder / FILE
     if rank_zero_only.rank == 0:

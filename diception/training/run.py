@@ -15,14 +15,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from diception.config import TrainConfig, save_config
 from diception.datasets.mixture import Stream
 from diception.evaluation import HeldOut
+from diception.model.adapters import save_adapter
 from diception.model.checkpoint import save_model
 from diception.model.diception import Diception
-from diception.model.lora import save_adapter
 from diception.training.build import build_model, build_tasks, check_same_run
 from diception.training.callbacks import Stop, Watch
 from diception.training.checkpoints import WholeCheckpointIO, keep_checkpoints, newest_checkpoint, remove_partial
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
-from diception.training.flops import training_flops
+from diception.training.latents import LatentStream
 from diception.training.loggers import build_loggers
 from diception.training.module import DiceptionModule
 from diception.training.optim import EMA
@@ -49,7 +49,7 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | N
     tasks = build_tasks(config, model)
     stream = open_stream(config.data, tasks, config.seed)
     module = fit(model, stream, open_held_out(config.data, tasks), config, callbacks)
-    if any(callback.asked for callback in module.trainer.callbacks if isinstance(callback, Stop)):  # type: ignore[attr-defined]
+    if stopped(module):
         return None
     used = {name: tasks[name].as_dict() for name in sorted({n for source in config.data.sources for n in source.tasks})}
     model.settings.tasks = list(({entry["name"]: entry for entry in model.settings.tasks} | used).values())
@@ -59,7 +59,7 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | N
 
 def fit(
     model: Diception,
-    stream: Stream,
+    stream: Stream | LatentStream,
     held_out: list[HeldOut],
     config: TrainConfig,
     callbacks: Sequence[L.Callback] = (),
@@ -76,18 +76,23 @@ def fit(
     validation = Validation(held_out, config.sampling, config.validate_every, folder, ema, batch_size)
     checkpoint = newest_checkpoint(folder)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    watch = Watch(config, training_flops(model, config.data.size))
-    trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks, watch], checkpoint)
+    trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks, Watch(config)], checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero:
         save_config(config, folder / "config.yaml")
         remove_partial(folder)
-    fill_bank(model.bank, stream, folder)
+    fill_bank(model.bank, stream.pairs, folder)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     _keep_averages(module, ema)
     return module
+
+
+def stopped(module: DiceptionModule) -> bool:
+    """Whether a signal ended the fit, which has left a checkpoint to go on from."""
+    callbacks: list[L.Callback] = module.trainer.callbacks  # type: ignore[attr-defined]
+    return any(callback.asked for callback in callbacks if isinstance(callback, Stop))
 
 
 @torch.no_grad()
@@ -105,14 +110,19 @@ def _keep_averages(module: DiceptionModule, ema: EMA | None) -> None:
 
 
 @rank_zero_only
-def write_model(module: DiceptionModule, config: TrainConfig, tasks: Sequence[dict[str, Any]]) -> None:
-    """Writes the adapter of an adapter run with its tasks, the whole model of any other, to `trained_path`."""
+def write_model(
+    module: DiceptionModule,
+    config: TrainConfig,
+    tasks: Sequence[dict[str, Any]],
+    sampling: dict[str, Any] | None = None,
+) -> None:
+    """Writes the adapter of an adapter run with its tasks and sampling, else the whole model, to `trained_path`."""
     steps = module.trainer.global_step
     summary = {"steps": steps, "batch_size": config.batch_size, "lr": config.optim.lr, "seed": config.seed}
     module.model.settings.training = summary
     target = trained_path(config)
     if config.adapter is not None:
-        save_adapter(module.model, target, tasks, training=summary)
+        save_adapter(module.model, target, tasks, training=summary, sampling=sampling)
     else:
         save_model(module.model, target)
 

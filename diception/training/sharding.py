@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,11 @@ def check_strategy(config: TrainConfig) -> None:
     """ValueError where the strategy is unknown or does not go with the rest of the config."""
     if config.strategy not in STRATEGIES:
         raise ValueError(f"strategy is {config.strategy!r}; allowed: {', '.join(STRATEGIES)}")
+    for launcher in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):  # of torchrun, of srun
+        ranks = os.environ.get(launcher, "1")
+        if ranks not in ("1", str(config.devices * config.nodes)):
+            asked = f"devices={config.devices} and nodes={config.nodes}"
+            raise ValueError(f"{launcher} is {ranks}, but {asked}: every process would train alone in one folder")
     if config.strategy != "fsdp":
         return
     if config.adapter is not None:

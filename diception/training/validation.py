@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -61,9 +62,11 @@ class Validation(L.Callback):
         """Evaluates now; rank 0 appends to `validation.jsonl`, draws `panels/<step>.png` and keeps the best weights."""
         if not self.held_out:
             return []
+        for optimizer in trainer.optimizers:
+            optimizer.zero_grad()  # room for the pictures
         with self._averaged(pl_module), trainer.precision_plugin.forward_context():
             scores = [evaluate(pl_module.model, one, self.sampling, self.batch_size) for one in self.held_out]
-            losses = {held_out.name: _fixed_losses(pl_module, held_out) for held_out in self.held_out}
+            losses = {one.name: _fixed_losses(pl_module, one, self.batch_size) for one in self.held_out}
             rows = [row for one in self.held_out for row in predict_rows(pl_module.model, one, self.sampling, 1)]
             weights = gather(pl_module.trained())
             self._report(trainer, scores, losses, rows, weights)
@@ -95,6 +98,10 @@ class Validation(L.Callback):
             write_best(self.folder, weights, step, mean)
 
 
-def _fixed_losses(pl_module: Any, held_out: HeldOut) -> dict[float, float]:
-    batch = collate(list(islice(held_out, LOSS_SAMPLES)))
-    return pl_module.fixed_losses(batch.to(pl_module.device))
+def _fixed_losses(pl_module: Any, held_out: HeldOut, batch_size: int) -> dict[float, float]:
+    """Means over the first samples, so many at a time."""
+    samples, sums = iter(islice(held_out, LOSS_SAMPLES)), Counter()
+    while part := list(islice(samples, batch_size)):
+        for sigma, loss in pl_module.fixed_losses(collate(part).to(pl_module.device)).items():
+            sums[sigma] += loss * len(part)
+    return {sigma: total / min(LOSS_SAMPLES, len(held_out)) for sigma, total in sums.items()}

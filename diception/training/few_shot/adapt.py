@@ -1,0 +1,275 @@
+"""One adaptation from its config, step by step; the same call goes on where an interrupted one stopped."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diception.config import (
+    AdapterConfig,
+    DataConfig,
+    FewShotConfig,
+    ModelConfig,
+    OptimConfig,
+    SamplingConfig,
+    TrainConfig,
+    save_config,
+)
+from diception.datasets.folder import PairedFolder
+from diception.datasets.mixture import Source, Stream
+from diception.evaluation import HeldOut, Score
+from diception.inference.requests import check_size
+from diception.model.diception import Diception
+from diception.model.lora import NAME, adapter_names, adapter_share, base_hash
+from diception.model.weights import write_json
+from diception.panel import save_panel
+from diception.tasks import Task, task_for_kind
+from diception.training.build import build_model, check_same_run
+from diception.training.datamodule import build_augment
+from diception.training.few_shot.curve import Curve
+from diception.training.few_shot.forgetting import Forgetting
+from diception.training.few_shot.measure import Measured, Progress, best_and_worst, fair_baselines, measure
+from diception.training.few_shot.pairs import check_same_data, label_names, open_folders, split_for_stopping
+from diception.training.few_shot.report import FewShotReport
+from diception.training.footprint import footprint
+from diception.training.latents import LatentStream
+from diception.training.module import DiceptionModule
+from diception.training.run import fit, stopped, trained_path, write_model
+
+
+def adapt(config: FewShotConfig, progress: Progress = iter) -> FewShotReport | None:
+    """Learns the task of a folder and writes adapter, `report.json`, `report.html` and `panel.png` to `config.out`.
+
+    Returns:
+        The report; None where a signal stopped the run, which goes on when it is called again.
+
+    Raises:
+        ValueError: folders that do not match, an unknown kind, a taken name, a file that cannot be read.
+    """
+    return Adaptation(config, progress).run()
+
+
+class Adaptation:
+    """Everything that its parts share: task, pairs, plan and how it is measured."""
+
+    def __init__(self, config: FewShotConfig, progress: Progress):
+        """Opens and checks; nothing is written."""
+        labels = {"labels": label_names(config)} if config.names else {}
+        self.task = task_for_kind(config.kind, config.name, **labels)
+        self.config = config = _in_one_step(replace(config, out=config.out or f"runs/{config.name}"))
+        self.out, self.progress, self.seconds = Path(config.out), progress, {}
+        pairs, self.held_images = open_folders(config)
+        self.pairs, self.stopping = split_for_stopping(pairs, config)
+        check_same_run(config, self.out / "few_shot.yaml")
+        for count in config.learning_curve:
+            if not 0 < count < len(self.pairs):
+                raise ValueError(f"learning_curve has {count}; allowed are 1 to {len(self.pairs) - 1}, below all pairs")
+        self.plan = _plan(config)
+
+    def run(self) -> FewShotReport | None:
+        """Measure, train, measure, write."""
+        with self._timed("load"):
+            model = self._model()
+            shown, held_out = self._held_out(self.pairs), self._held_out(self.held_images)
+            _check_targets(shown, self.config.kind)
+            self._remember(model)
+        with self._timed("measure before"):
+            before = measure(model, shown, held_out, self.sampling, self.progress)
+            forgetting = Forgetting(model, self.config, self.plan.data.size, self.progress)
+        smaller = [self._smaller(count, held_out) for count in self.config.learning_curve]
+        with self._timed("train"):
+            learned = self._learn(model, self.pairs, self.plan)
+        if learned is None or None in smaller:
+            return None
+        module, curve = learned
+        with self._timed("measure after"):
+            after = measure(model, shown, held_out, self.sampling, self.progress)
+            before.score.baselines = after.score.baselines = fair_baselines(shown, held_out)
+            forgotten = forgetting.after(model, NAME if self.config.adapter else None)
+        held_out.task = after.task
+        self._write(module, after.task)
+        save_panel(best_and_worst(after, held_out), self.out / "panel.png")
+        report = self._report(module, curve, before.score, after)
+        report.learning_curve = [*(one for one in smaller if one), _point(len(self.pairs), after.score)]
+        if not self.config.learning_curve:
+            report.learning_curve = []
+        report.forgetting = forgotten
+        report.save(self.out)
+        return report
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How predictions are sampled, when measured and by default ever after."""
+        return replace(self.config.sampling, window=self.plan.data.size if self.config.tile else 0)
+
+    def _model(self) -> Diception:
+        """The base with a fresh adapter, on its device; fixes the size."""
+        model = build_model(self.plan).to("cuda" if torch.cuda.is_available() else "cpu")
+        if any(self.task.name == known["name"] or self.task.token == known["token"] for known in model.settings.tasks):
+            raise ValueError(f"{self.config.model} already has a task {self.task.name!r}; choose another name")
+        self.plan.data.size = size = self.config.size or model.settings.resolution
+        check_size((size, size))
+        if self.config.tile and not self.task.local:
+            raise ValueError(f"kind {self.config.kind} needs the whole picture at once; it cannot be tiled")
+        return model
+
+    def _held_out(self, pairs: PairedFolder) -> HeldOut:
+        size, seed = self.plan.data.size, self.config.seed
+        return HeldOut(self.task, pairs, len(pairs), size, seed, own_size=self.config.tile)
+
+    def _remember(self, model: Diception) -> None:
+        """Notes what is learned from what, or refuses to go on with something else."""
+        seen = {"images": self.pairs.fingerprint(), "held_out": self.held_images.fingerprint()}
+        seen["model"] = base_hash(model)
+        check_same_data(seen, self.out / "data.json")
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / "data.json", seen)
+        save_config(self.config, self.out / "few_shot.yaml")
+
+    def _learn(self, model: Diception, pairs: PairedFolder, plan: TrainConfig) -> tuple[DiceptionModule, Curve] | None:
+        """Trains; None where a signal stopped it."""
+        shown = self._held_out(pairs)
+        watched = self._held_out(self.stopping) if self.stopping is not None else self._held_out(self.held_images)
+        every = self.config.validate_every or (max(1, plan.steps // 20) if self.config.patience else 0)
+        Path(plan.run).mkdir(parents=True, exist_ok=True)
+        curve = Curve(
+            lambda: measure(model, shown, watched, self.sampling).score,
+            every,
+            self.config.patience,
+            Path(plan.run) / "curve.jsonl",
+        )
+        module = fit(model, self._stream(model, pairs), [], plan, [curve])
+        if stopped(module):
+            return None
+        curve.keep_best(module.trained())
+        return module, curve
+
+    def _stream(self, model: Diception, pairs: PairedFolder) -> Stream | LatentStream:
+        """What is trained on: every pair under ever new changes, or so many changes of each, encoded now."""
+        augment = replace(self.config.augment, windows=self.config.tile)
+        augment = replace(augment, photometric=0.0) if self.task.follows_colors else augment
+        source = Source(self.config.name, pairs, 1.0, {self.task.name: 1.0})
+        tasks, size, seed = {self.task.name: self.task}, self.plan.data.size, self.config.seed
+        stream = Stream([source], tasks, size, seed, build_augment(augment))
+        if not self.config.cached:
+            return stream
+        return LatentStream(model, stream, self.config.cached * len(pairs), self.progress)
+
+    def _smaller(self, count: int, held_out: HeldOut) -> dict | None:
+        """A point of the learning curve: the same steps on fewer pairs, from the same base."""
+        with self._timed(f"{count} images"):
+            pairs = self.pairs.first(count, self.config.seed)
+            plan = replace(self.plan, run=str(self.out / "learning_curve" / str(count)))
+            model = self._model()
+            if self._learn(model, pairs, plan) is None:
+                return None
+            score = measure(model, self._held_out(pairs), held_out, self.sampling, self.progress).score
+        return _point(count, score)
+
+    def _write(self, module: DiceptionModule, task: Task) -> None:
+        model = module.model
+        model.settings.tasks = [*model.settings.tasks, task.as_dict()]
+        sampling = self.sampling
+        model.settings.steps, model.settings.guidance_scale = (
+            (model.settings.steps, model.settings.guidance_scale)
+            if self.config.adapter
+            else (sampling.steps, sampling.guidance_scale)
+        )
+        write_model(module, self.plan, [task.as_dict()], asdict(sampling))
+
+    def _report(self, module: DiceptionModule, curve: Curve, before: Score, after: Measured) -> FewShotReport:
+        model, adapted = module.model, bool(self.config.adapter)
+        return FewShotReport(
+            task=after.task.as_dict(),
+            adapter=str(trained_path(self.plan)),
+            share=adapter_share(model) if adapted else 1.0,
+            images=len(self.pairs),
+            before=before,
+            after=after.score,
+            steps=module.trainer.global_step,
+            rank=model.transformer.peft_config[NAME].r if NAME in adapter_names(model) else 0,
+            seconds=self.seconds,
+            memory_gb={"estimated": self._estimated(model) / 1e9, "peak": _peak() / 1e9},
+            curve=curve.points,
+            curve_on="images that decide when to stop" if self.stopping is not None else "held-out images",
+        )
+
+    def _estimated(self, model: Diception) -> float:
+        """Bytes of the footprint with the autoencoder's weights."""
+        vae = model.autoencoder
+        tokens = model.bank[[""]][0].shape[1]
+        taken = footprint(self.plan, dict(model.transformer.config), tokens, vae.pixel_bytes())
+        return taken.total + sum(p.numel() * p.element_size() for p in vae.parameters())
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = time.perf_counter() - start
+
+
+def _check_targets(shown: HeldOut, kind: str) -> None:
+    """Reads and paints every pair to train on, so that a broken file is named before anything is written.
+
+    Raises:
+        ValueError: no target can be painted, or all are of one colour, as empty masks are.
+    """
+    painted = [example.target.rgb for example in shown]
+    if not painted:
+        raise ValueError(f"none of {len(shown.reader)} targets to train on can be painted as {kind}")
+    if all(np.ptp(rgb.reshape(3, -1), axis=1).max() == 0 for rgb in painted):
+        raise ValueError(
+            f"all {len(painted)} targets to train on are one plain colour, as masks that mark nothing or everything"
+        )
+
+
+def _in_one_step(config: FewShotConfig) -> FewShotConfig:
+    """Where asked for: sigma 1 alone and zeros for noise, so that the one answer is the mean of all."""
+    if not config.one_step:
+        return config
+    flow = replace(config.flow, share_at_one=1.0, start="zero", prompt_dropout=0.0)
+    return replace(config, flow=flow, sampling=replace(config.sampling, steps=1, guidance_scale=1.0, start="zero"))
+
+
+def _point(images: int, score: Score) -> dict:
+    return {"images": images, "metric": score.primary, "value": score.value}
+
+
+def _peak() -> float:
+    """Bytes that this process had at most: of the GPU where there is one, else of main memory."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _plan(config: FewShotConfig) -> TrainConfig:
+    return TrainConfig(
+        run=config.out,
+        seed=config.seed,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        precision=config.precision,
+        validate_every=0,
+        model=ModelConfig(
+            base=config.model,
+            base_precision=config.base_precision,
+            autoencoder_precision=config.autoencoder_precision,
+            gradient_checkpointing=config.gradient_checkpointing,
+            compile=config.compile,
+        ),
+        data=DataConfig(size=config.size, workers=0 if config.cached else config.workers),
+        flow=config.flow,
+        optim=OptimConfig(
+            name=config.optimizer, lr=config.lr, warmup=max(1, config.steps // 20), schedule="cosine", ema=0.99
+        ),
+        sampling=config.sampling,
+        adapter=AdapterConfig(**asdict(config.adapter)) if config.adapter else None,
+    )

@@ -1,0 +1,79 @@
+"""What a model still knows of its own tasks under an adapter, and that it is untouched without."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from diception.config import FewShotConfig, SamplingConfig
+from diception.datasets.sample import Reader
+from diception.datasets.shards import ShardReader
+from diception.datasets.synthetic import held_out_scenes
+from diception.evaluation import HeldOut, Score, evaluate
+from diception.model.diception import Diception
+from diception.model.lora import use_adapters
+from diception.tasks import task_from_dict
+from diception.training.few_shot.measure import Progress, paintings
+
+BIT_EQUAL = 2
+"""Pictures of each task that are compared bit for bit."""
+
+
+@dataclass
+class Forgotten:
+    """One of the model's own tasks, by its headline metric."""
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    before: float
+    adapted: float
+    """With the adapter on."""
+    off: float
+    """With the adapter switched off."""
+    bit_equal: bool
+    """Whether the model then paints, bit for bit, what it did before."""
+
+    def as_dict(self) -> dict:
+        """For a JSON file."""
+        return asdict(self)
+
+
+class Forgetting:
+    """The model's own tasks on fixed samples, measured before it is adapted and after."""
+
+    def __init__(self, model: Diception, config: FewShotConfig, size: int, progress: Progress):
+        """Measures now, without an adapter that counts; with `config.forgetting` 0 there is nothing to measure."""
+        self.sampling = SamplingConfig(model.settings.steps, model.settings.guidance_scale)
+        self.asked = _asked(model, config, size, progress) if config.forgetting else []
+        self.progress = progress if self.asked else iter  # no bar over nothing
+        self.before = self._scores(model)
+        self.painted = paintings(model, self.asked, self.sampling, BIT_EQUAL)
+
+    def after(self, model: Diception, adapter: str | None) -> list[Forgotten]:
+        """Measures again; `adapter` None: the model itself was trained, and nothing can be switched off."""
+        adapted = self._scores(model)
+        off, equal = adapted, False
+        if adapter is not None and self.asked:
+            use_adapters(model, {})
+            off = self._scores(model)
+            equal = paintings(model, self.asked, self.sampling, BIT_EQUAL) == self.painted
+            use_adapters(model, {adapter: 1.0})
+        return [
+            Forgotten(b.task, b.primary, b.higher_is_better, b.value, a.value, o.value, equal)
+            for b, a, o in zip(self.before, adapted, off, strict=True)
+        ]
+
+    def _scores(self, model: Diception) -> list[Score]:
+        return [evaluate(model, one, self.sampling) for one in self.progress(self.asked)]
+
+
+def _asked(model: Diception, config: FewShotConfig, size: int, progress: Progress) -> list[HeldOut]:
+    """The model's tasks that the data serves: of the shards that the config names, else of rendered scenes."""
+    reader: Reader = (
+        ShardReader(config.forgetting_shards)
+        if config.forgetting_shards
+        else held_out_scenes(config.forgetting, size, 1, progress)
+    )
+    tasks = [task_from_dict(entry) for entry in model.settings.tasks]
+    asked = [HeldOut(task, reader, config.forgetting, size) for task in tasks]
+    return [one for one in asked if len(one)]
