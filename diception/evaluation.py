@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from diception.annotations import Annotation
+from diception.annotations.base import bilinear
 from diception.config import SamplingConfig
 from diception.datasets.sample import Example, Reader, Sample, collate
-from diception.datasets.transforms import square
+from diception.datasets.transforms import at_own_size, square
 from diception.inference import generate, to_uint8
 from diception.tasks import Task
 from diception.tasks.base import Evaluator
@@ -68,10 +69,27 @@ class HeldOut:
     Points and categories are drawn once, keyed on (seed, index), so that every model answers the same questions.
     """
 
-    def __init__(self, task: Task, reader: Reader, count: int, size: int, seed: int = 0, name: str = ""):
-        """`name`: in logs; the task's by default."""
+    def __init__(
+        self, task: Task, reader: Reader, count: int, size: int, seed: int = 0, name: str = "", own_size: bool = False
+    ):
+        """Opens the samples.
+
+        Args:
+            task: what is asked.
+            reader: has the samples.
+            count: of samples, at most.
+            size: side that images are squashed to.
+            seed: fixes points, categories and noise.
+            name: in logs; the task's by default.
+            own_size: images keep nearly their own size, with sides of at least `size`.
+
+        Raises:
+            ValueError: a seed that is no 63-bit number from 0 on.
+        """
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed is {seed}; it must be from 0 to 2^63 - 1")
         self.task, self.reader, self.size, self.seed = task.measured(), reader, size, seed
-        self.name = name or task.name
+        self.name, self.own_size = name or task.name, own_size
         self.indices = self._serving(count)
 
     def share(self, rank: int, ranks: int) -> tuple[HeldOut, int]:
@@ -106,7 +124,7 @@ class HeldOut:
         return found
 
     def _sample(self, index: int) -> Sample:
-        return square(self.reader.read(index, [self.task.kind]), self.size)
+        return (at_own_size if self.own_size else square)(self.reader.read(index, [self.task.kind]), self.size)
 
 
 @torch.no_grad()
@@ -114,7 +132,7 @@ def predictions(
     model: Diception, held_out: HeldOut, sampling: SamplingConfig, batch_size: int = 16
 ) -> Iterator[tuple[NDArray, Annotation]]:
     """What the model paints, (3, H, W) in [0, 1], and the truth, for every held-out sample."""
-    examples = iter(held_out)
+    examples, batch_size = iter(held_out), 1 if held_out.own_size else batch_size
     while chunk := list(itertools.islice(examples, batch_size)):
         batch = collate(chunk)
         for rgb, truth in zip(generate(model, batch.to(model.device), sampling), batch.truths, strict=True):
@@ -157,21 +175,23 @@ def evaluate_protocols(
         found = held_out.task.decode(rgb)
         for evaluator in evaluators:
             evaluator.update(found, truth)
-    return [
-        Score(
-            task=held_out.task.name,
-            protocol=evaluator.protocol,
-            primary=evaluator.primary,
-            higher_is_better=evaluator.higher_is_better,
-            count=len(held_out),
-            size=held_out.size,
-            steps=sampling.steps,
-            guidance_scale=sampling.guidance_scale,
-            seed=held_out.seed,
-            metrics=evaluator.compute(),
-        )
-        for evaluator in map(_merged, evaluators)
-    ]
+    return [score_of(held_out, sampling, evaluator) for evaluator in map(_merged, evaluators)]
+
+
+def score_of(held_out: HeldOut, sampling: SamplingConfig, evaluator: Evaluator) -> Score:
+    """The score of an evaluator that has seen all held-out samples."""
+    return Score(
+        task=held_out.task.name,
+        protocol=evaluator.protocol,
+        primary=evaluator.primary,
+        higher_is_better=evaluator.higher_is_better,
+        count=len(held_out),
+        size=held_out.size,
+        steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        seed=held_out.seed,
+        metrics=evaluator.compute(),
+    )
 
 
 def evaluate_baselines(held_out: HeldOut) -> dict[str, dict[str, float]]:
@@ -182,19 +202,20 @@ def evaluate_baselines(held_out: HeldOut) -> dict[str, dict[str, float]]:
 def baselines_of_protocols(held_out: HeldOut) -> list[dict[str, dict[str, float]]]:
     """Under each protocol: the task's guesses that ignore the image, and classical methods where it has any.
 
-    The mean is taken per prompt and leaves the sample itself out; with one sample it is grey.
+    The mean is taken per prompt and leaves the sample itself out; with one sample it is grey. Samples of other sizes
+    than the first are stretched to it for the mean, and the mean to them.
     """
     sums: dict[str, NDArray] = {}
     counts: dict[str, int] = {}
     for example in held_out:
-        prompt = example.target.prompt
-        sums[prompt] = sums.get(prompt, 0) + example.target.rgb.astype(np.float64)
+        prompt, rgb = example.target.prompt, example.target.rgb.astype(np.float64)
+        sums[prompt] = stretched(rgb, sums[prompt]) + sums[prompt] if prompt in sums else rgb
         counts[prompt] = counts.get(prompt, 0) + 1
     evaluators: dict[str, list[Evaluator]] = {}
     for example in held_out:
         prompt, rgb = example.target.prompt, example.target.rgb
         others = counts[prompt] - 1
-        mean = (sums[prompt] - rgb) / others if others else np.full_like(rgb, 0.5)
+        mean = (stretched(sums[prompt], rgb) - rgb) / others if others else np.full_like(rgb, 0.5)
         guesses = held_out.task.baselines(mean.astype(np.float32), example.target)
         guesses |= held_out.task.references(to_uint8(example.image))
         for name, guess in guesses.items():
@@ -202,6 +223,11 @@ def baselines_of_protocols(held_out: HeldOut) -> list[dict[str, dict[str, float]
                 evaluator.update(guess, example.target.truth)
     protocols = range(len(held_out.task.evaluators()))
     return [{name: own[index].compute() for name, own in evaluators.items()} for index in protocols]
+
+
+def stretched(rgb: NDArray, like: NDArray) -> NDArray:
+    """A painting (3, H, W) at the size of another; itself where it has it."""
+    return rgb if rgb.shape == like.shape else bilinear(rgb, *like.shape[1:])
 
 
 def world() -> tuple[int, int]:
@@ -232,11 +258,7 @@ def evaluate_tasks(
     batch_size: int = 16,
     baselines: bool = True,
 ) -> list[Score]:
-    """Scores of every task that the data serves at every sampling, with a progress bar, beside the baselines.
-
-    Raises:
-        ValueError: the data serves none of the tasks.
-    """
+    """Scores of every task that the data serves at every sampling, with a progress bar, beside the baselines."""
     tasks, samplings = [variant for task in tasks for variant in task.variants()], list(samplings)
     scores: list[Score] = []
     for task in tasks:
@@ -249,6 +271,4 @@ def evaluate_tasks(
             bar = partial(tqdm, desc=label, unit="image", leave=False, disable=world()[0] > 0)
             found = evaluate_protocols(model, held_out, sampling, batch_size, bar)
             scores += [dataclasses.replace(s, baselines=g) for s, g in zip(found, guesses, strict=False)]
-    if not scores:
-        raise ValueError(f"the data serves none of the tasks {', '.join(sorted({task.name for task in tasks}))}")
     return scores

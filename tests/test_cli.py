@@ -145,6 +145,8 @@ BAD = {
         "predict --model ROOT/model --out ROOT/out --task depth --image ROOT/good.jpg --steps 0",
         "--steps is 0",
     ),
+    "guidance": (f"{PREDICT} --task depth --image ROOT/good.jpg --guidance-scale nan", "guidance_scale is nan"),
+    "seed": (f"{PREDICT} --task depth --image ROOT/good.jpg --seed 99999999999999999999", "it must be from 0 to"),
     "missing model": ("predict --model ROOT/nowhere --out ROOT/out --task depth --image ROOT/good.jpg", "no model at"),
     "folder without model": (
         "predict --model ROOT/empty --out ROOT/out --task depth --image ROOT/good.jpg",
@@ -165,6 +167,8 @@ BAD = {
         "evaluate --model ROOT/model --tasks dept --out ROOT/out",
         "unknown task 'dept'; this model",
     ),
+    "evaluate: size": ("evaluate --model ROOT/model --out ROOT/out --size 100", "size is 100 x 100"),
+    "evaluate: batch": ("evaluate --model ROOT/model --out ROOT/out --batch-size 0", "--batch-size 0"),
     "evaluate: missing model": ("evaluate --model ROOT/nowhere --out ROOT/out", "no model at"),
     "train: unknown key": ("train ROOT/train.yaml stepps=3", "unknown key stepps; did you mean steps?"),
     "train: unknown nested key": ("train ROOT/train.yaml optim.lrr=3", "unknown key optim.lrr; did you mean optim.lr?"),
@@ -195,6 +199,7 @@ BAD = {
     ),
     "adapt: truncated image": (f"{ADAPT} --images ROOT/broken --targets ROOT/masks", "broken/3.png"),
     "adapt: truncated image, another split": (f"{ADAPT} --images ROOT/broken --targets ROOT/masks seed=1", "3.png"),
+    "adapt: size": (f"{ADAPT} --images ROOT/images --targets ROOT/masks size=100", "size is 100 x 100"),
     "adapt: held out": (f"{ADAPT} --images ROOT/images --targets ROOT/masks --held-out 5", "held_out is 5"),
     "adapt: unknown key": (
         f"{ADAPT} --images ROOT/images --targets ROOT/masks lrr=1",

@@ -26,7 +26,7 @@ ALLOWED = {
     "jobs": {"datasets.images", "datasets.sources.coco", "inference", "tasks"},
     "evaluation": {"annotations", "config", "flow", "inference", "tasks", "datasets", "model"},
     "codec": {"datasets.sample", "model", "tasks"},
-    "panel": {"codec", "config", "datasets.sample", "inference", "evaluation", "model"},
+    "panel": {"codec", "config", "datasets.sample", "inference", "evaluation", "model", "tasks"},
     "export": {"model", "tasks", "config"},
     "training": {"annotations", "config", "flow", "tasks", "datasets", "model", "inference", "evaluation", "panel"},
     "quickstart": {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from diception.cli.model_options import add_model_options, load_pipeline
@@ -24,43 +23,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from dataclasses import replace
     from functools import partial
 
     from tqdm import tqdm
 
-    from diception.config import SamplingConfig
     from diception.datasets.shards import ShardReader
     from diception.datasets.synthetic import held_out_scenes
     from diception.evaluation import evaluate_tasks
-    from diception.tables import format_scores
+    from diception.inference.requests import check_size
+    from diception.tables import format_scores, write_report
 
-    if min(arguments.steps or [1]) < 1 or arguments.count < 1:
-        raise ValueError(f"--steps is {arguments.steps} and --count {arguments.count}; both must be at least 1")
+    least: list[int] = [*(arguments.steps or []), arguments.count, arguments.batch_size]
+    if min(least) < 1:
+        given = f"--steps {arguments.steps}, --count {arguments.count}, --batch-size {arguments.batch_size}"
+        raise ValueError(f"{given}: all must be at least 1")
     pipeline = load_pipeline(arguments)
     names = arguments.tasks.split(",") if arguments.tasks else sorted(pipeline.tasks)
     tasks = [pipeline.get_task(name) for name in names]
-    size = arguments.size or pipeline.model.settings.resolution
+    size = pipeline.model.settings.resolution if arguments.size is None else arguments.size
+    check_size((size, size))
     bar = partial(tqdm, desc="render", unit="scene", leave=False)
     reader = (
         ShardReader(arguments.shards)
         if arguments.shards
         else held_out_scenes(arguments.count, size, arguments.domain, bar)
     )
-    scores = evaluate_tasks(
-        pipeline.model,
-        tasks,
-        reader,
-        [
-            SamplingConfig(steps, arguments.guidance_scale)
-            for steps in arguments.steps or [pipeline.model.settings.steps]
-        ],
-        count=arguments.count,
-        size=size,
-        seed=arguments.seed,
-        batch_size=arguments.batch_size,
-    )
+    scores = []
+    for task in tasks:
+        pipeline.adapters.activate(pipeline.adapters.weights(task))
+        own = pipeline.adapters.sampling(task, guidance_scale=arguments.guidance_scale, tile=False)
+        samplings = [replace(own, steps=steps) for steps in arguments.steps or [own.steps]]
+        options = {"count": arguments.count, "size": size, "seed": arguments.seed, "batch_size": arguments.batch_size}
+        scores += evaluate_tasks(pipeline.model, [task], reader, samplings, **options)
+    if not scores:
+        raise ValueError(f"the data serves none of the tasks {', '.join(names)}")
     print(format_scores(scores))
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         report = {"model": arguments.model, "data": arguments.shards or f"synthetic domain {arguments.domain}"}
-        arguments.out.write_text(json.dumps(report | {"scores": [s.as_dict() for s in scores]}, indent=1) + "\n")
+        write_report(arguments.out, report | {"scores": [score.as_dict() for score in scores]})
