@@ -178,7 +178,8 @@ def learn_unet(config: FewShotConfig, seconds: float) -> float:
     """IoU of a U-Net that sees the same augmented pictures; its threshold is fitted on the training images, too."""
     task = task_for_kind("mask", config.name)
     train, held = open_folders(config)
-    augment = build_augment(replace(config.augment, windows=config.tile))
+    zoom = config.zoom if config.tile else 0.0
+    augment = build_augment(replace(config.augment, windows=zoom))
     stream = Stream([Source("a", train, 1.0, {task.name: 1.0})], {task.name: task}, SIZE, config.seed, augment)
     torch.manual_seed(config.seed)
     net, end = UNet(), time.perf_counter() + seconds
@@ -196,10 +197,10 @@ def learn_unet(config: FewShotConfig, seconds: float) -> float:
         loss.backward()
         optimizer.step()
     net.eval()
-    painted, truths = paint(net, HeldOut(task, train, len(train), SIZE, own_size=config.tile))
+    painted, truths = paint(net, HeldOut(task, train, len(train), SIZE, zoom=zoom))
     task = task.calibrated(painted, truths)
     evaluator = task.evaluator()
-    for rgb, truth in zip(*paint(net, HeldOut(task, held, len(held), SIZE, own_size=config.tile)), strict=True):
+    for rgb, truth in zip(*paint(net, HeldOut(task, held, len(held), SIZE, zoom=zoom)), strict=True):
         evaluator.update(task.decode(rgb), truth)
     return evaluator.compute()["iou"]
 

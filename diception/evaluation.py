@@ -70,7 +70,7 @@ class HeldOut:
     """
 
     def __init__(
-        self, task: Task, reader: Reader, count: int, size: int, seed: int = 0, name: str = "", own_size: bool = False
+        self, task: Task, reader: Reader, count: int, size: int, seed: int = 0, name: str = "", zoom: float = 0.0
     ):
         """Opens the samples.
 
@@ -81,7 +81,7 @@ class HeldOut:
             size: side that images are squashed to.
             seed: fixes points, categories and noise.
             name: in logs; the task's by default.
-            own_size: images keep nearly their own size, with sides of at least `size`.
+            zoom: images keep nearly so many times their own size, with sides of at least `size`; 0: they are squashed.
 
         Raises:
             ValueError: a seed that is no 63-bit number from 0 on.
@@ -89,7 +89,7 @@ class HeldOut:
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed is {seed}; it must be from 0 to 2^63 - 1")
         self.task, self.reader, self.size, self.seed = task.measured(), reader, size, seed
-        self.name, self.own_size = name or task.name, own_size
+        self.name, self.zoom = name or task.name, zoom
         self.indices = self._serving(count)
 
     def share(self, rank: int, ranks: int) -> tuple[HeldOut, int]:
@@ -124,7 +124,8 @@ class HeldOut:
         return found
 
     def _sample(self, index: int) -> Sample:
-        return (at_own_size if self.own_size else square)(self.reader.read(index, [self.task.kind]), self.size)
+        sample = self.reader.read(index, [self.task.kind])
+        return at_own_size(sample, self.size, self.zoom) if self.zoom else square(sample, self.size)
 
 
 @torch.no_grad()
@@ -132,7 +133,7 @@ def predictions(
     model: Diception, held_out: HeldOut, sampling: SamplingConfig, batch_size: int = 16
 ) -> Iterator[tuple[NDArray, Annotation]]:
     """What the model paints, (3, H, W) in [0, 1], and the truth, for every held-out sample."""
-    examples, batch_size = iter(held_out), 1 if held_out.own_size else batch_size
+    examples, batch_size = iter(held_out), 1 if held_out.zoom else batch_size
     while chunk := list(itertools.islice(examples, batch_size)):
         batch = collate(chunk)
         for rgb, truth in zip(generate(model, batch.to(model.device), sampling), batch.truths, strict=True):

@@ -96,6 +96,7 @@ def test_there_is_no_seam() -> None:
 )
 def test_a_tiled_image_keeps_its_size_or_is_scaled_up(size: tuple[int, int], wanted: tuple[int, int]) -> None:
     assert own_size(size, 128) == wanted
+    assert own_size(wanted, 64, zoom=2) == (2 * wanted[0], 2 * wanted[1])
     pipeline = Pipeline.from_pretrained("tiny")
     prediction = pipeline(np.zeros((*size, 3), np.uint8), task="normal", tile=True, steps=1)
     assert prediction.rgb.shape[1:] == wanted and prediction.annotation.size == size  # type: ignore[union-attr]
@@ -119,18 +120,21 @@ def test_windows_to_train_on_are_parts_of_the_image_at_its_own_scale() -> None:
     coded = np.stack([image & 255, image >> 8, np.zeros_like(image)], axis=-1).astype(np.uint8)
     sample = Sample("a", np.ascontiguousarray(coded[:192, :288]), {"mask": BinaryMask(image[:192, :288] % 7 == 0)})
     for seed in range(20):
-        found = Augment(windows=True)(sample, 64, np.random.default_rng(seed))
+        found = Augment(windows=1.0)(sample, 64, np.random.default_rng(seed))
         numbers = found.image[..., 0].astype(int) + 256 * found.image[..., 1].astype(int)
         assert found.size == (64, 64) and np.array_equal(
             numbers, numbers[0, 0] + np.arange(64) + 300 * np.arange(64)[:, None]
         )
         assert np.array_equal(found.annotations["mask"].to_array(), numbers % 7 == 0)
-    tops = {int(Augment(windows=True)(sample, 64, np.random.default_rng(s)).image[0, 0, 1]) for s in range(40)}
+    tops = {int(Augment(windows=1.0)(sample, 64, np.random.default_rng(s)).image[0, 0, 1]) for s in range(40)}
     assert len(tops) > 20
+    twice = Augment(windows=2.0)(sample, 64, np.random.default_rng(0))
+    assert twice.size == (64, 64) and np.ptp(twice.image[0, :, 0].astype(int) % 64) < 34  # 32 pixels, enlarged
 
 
-def test_a_task_is_learned_and_measured_in_windows(tmp_path: Path) -> None:
-    """Images of several sizes, each predicted at its own."""
+@pytest.mark.parametrize("zoom", [1.0, 1.5])
+def test_a_task_is_learned_and_measured_in_windows(tmp_path: Path, zoom: float) -> None:
+    """Images of several sizes, each predicted at its own or enlarged, as the adapter then does by itself."""
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     for index, (height, width) in enumerate([(150, 200), (200, 150), (128, 128), (90, 300)]):
@@ -141,9 +145,15 @@ def test_a_task_is_learned_and_measured_in_windows(tmp_path: Path) -> None:
         images=str(tmp_path / "images"), targets=str(tmp_path / "masks"), name="bright", out=str(tmp_path / "out")
     )
     config.steps, config.batch_size, config.held_out, config.workers, config.tile = 2, 2, 2, 0, True
-    config.sampling = SamplingConfig(1, 1.0)
+    config.sampling, config.zoom = SamplingConfig(1, 1.0), zoom
     report = adapt(config)
     assert report.after.count == 2 and report.after.baselines and (tmp_path / "out" / "panel.png").exists()
+    answer = Pipeline.from_pretrained("tiny", adapter=tmp_path / "out")(tmp_path / "images" / "0.png", task="bright")
+    assert answer.rgb.shape[1:] == own_size((150, 200), 128, zoom) and answer.annotation.size == (150, 200)  # type: ignore[union-attr]
+    config.tile, config.zoom = False, 2.0
+    with pytest.raises(ValueError, match=r"zoom is 2.0.*add tile"):
+        adapt(config)
+    config.tile, config.zoom = True, 1.0
     config.kind, config.out = "depth", str(tmp_path / "depth")
     with pytest.raises(ValueError, match="kind depth needs the whole picture"):
         adapt(config)

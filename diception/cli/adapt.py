@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-images", help="folder of images to measure on, in place of a share of --images")
     parser.add_argument("--val-targets", help="folder of their targets")
     parser.add_argument("--tile", action="store_true", default=None, help="learn and predict in windows at own scale")
+    parser.add_argument(
+        "--zoom", type=float, help="with --tile: enlarge images so many times first, for fine structures"
+    )
     parser.add_argument("--cached", type=int, metavar="N", help="encode N changed versions of each image once")
     parser.add_argument("--one-step", action="store_true", default=None, help="learn to answer in one step, from zeros")
     parser.add_argument("--patience", type=int, metavar="N", help="stop after N measurements without a better one")
@@ -50,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     names = ("model", "images", "targets", "kind", "name", "held_out", "val_images", "val_targets", "out", "steps")
     names += ("tile", "target_suffix", "invert", "depth_scale", "names", "cached", "one_step", "patience")
-    names += ("learning_curve", "forgetting")
+    names += ("learning_curve", "forgetting", "zoom")
     given = {name: getattr(arguments, name) for name in names}
     chosen = f"presets/{arguments.preset}" if arguments.preset else arguments.config
     config = load_config(chosen, arguments.overrides, FewShotConfig)

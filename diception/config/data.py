@@ -31,8 +31,8 @@ class AugmentConfig:
     """Strength in [0, 1) of colour changes, on the image only."""
     turns: bool = False
     """Whether samples get 0 to 3 quarter turns: for what has no up and down, as under a microscope or from above."""
-    windows: bool = False
-    """Whether the model sees windows of its size of images at their own scale, not whole images."""
+    windows: float = 0.0
+    """The model sees windows of its size out of images at so many times their own scale; 0: whole images."""
 
 
 @dataclass

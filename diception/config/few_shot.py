@@ -69,6 +69,9 @@ class FewShotConfig:
     tile: bool = False
     """Whether the task is learned in windows of images at their own scale and predicted in overlapping ones: for thin
     structures and large images, and kinds whose painting at a place depends on its surroundings alone."""
+    zoom: float = 1.0
+    """With `tile`: images and targets are first enlarged so many times, for what is finer than the model's patches, or
+    made smaller, for what needs wider surroundings."""
     precision: str = "32-true"
     """`32-true` or `bf16-mixed`."""
     base_precision: str = "fp32"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from diception.config.data import DataConfig
 
 STARTS = ("noise", "zero")
+MAX_ZOOM = 8.0
 
 
 @dataclass
@@ -124,6 +125,8 @@ class SamplingConfig:
     window: int = 0
     """Side in pixels, a multiple of 16, of overlapping windows that are predicted in place of a larger picture; 0: the
     whole picture at once."""
+    zoom: float = 1.0
+    """With windows, pictures are first enlarged so many times, for what is finer than the model's patches."""
     start: str = "noise"
     """From what the sampler starts: `noise`, or `zero`, for an adapter that was trained so to answer in one step."""
 
@@ -134,6 +137,8 @@ class SamplingConfig:
             raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be a number from 0 on")
         if self.window < 0 or self.window % 16:
             raise ValueError(f"window is {self.window}; it must be 0 or a positive multiple of 16")
+        if not 0 < self.zoom <= MAX_ZOOM:
+            raise ValueError(f"zoom is {self.zoom}; it must be above 0 and at most {MAX_ZOOM}")
         if self.start not in STARTS:
             raise ValueError(f"start is {self.start!r}; allowed: {', '.join(STARTS)}")
 

@@ -67,10 +67,12 @@ def image_size(path: Path) -> tuple[int, int]:
         raise ValueError(f"{path}: image does not decode: {error}") from error
 
 
-def own_size(size: tuple[int, int], least: int) -> tuple[int, int]:
-    """(h, w) of nearly an image's own size (H, W), multiples of 16; where a side is below `least`, scaled up to it."""
-    scale = max(1.0, least / min(size))
+def own_size(size: tuple[int, int], least: int, zoom: float = 1.0) -> tuple[int, int]:
+    """(h, w) of nearly `zoom` times an image's own size (H, W), multiples of 16, and no side below `least`."""
+    scale = max(zoom, least / min(size))
     height, width = (max(least, round(side * scale / MULTIPLE) * MULTIPLE) for side in size)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"image enlarged {zoom} times has {width} x {height} pixels, at most {MAX_PIXELS} are allowed")
     return height, width
 
 

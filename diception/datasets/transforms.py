@@ -64,9 +64,9 @@ def cut(image: NDArray[np.uint8], box: tuple[float, float, float, float], height
     return np.asarray(moved, np.uint8)
 
 
-def at_own_size(sample: Sample, least: int) -> Sample:
-    """The sample with nearly its own size, see `own_size`."""
-    return resize(sample, *own_size(sample.size, least))
+def at_own_size(sample: Sample, least: int, zoom: float) -> Sample:
+    """The sample with nearly its own size times `zoom`, see `own_size`."""
+    return resize(sample, *own_size(sample.size, least, zoom))
 
 
 def square(sample: Sample, size: int) -> Sample:
@@ -134,8 +134,9 @@ class Augment:
     """Colour jitter of the image alone, up to this share; keep 0 where the target's colours follow the image's."""
     turns: bool = False
     """Whether a sample gets 0 to 3 quarter turns: for what has no up and down."""
-    windows: bool = False
-    """Whether a window of the model's size is cut out of an image at its own scale, or, with `scale`, a smaller one."""
+    windows: float = 0.0
+    """A window of the model's size, or, with `scale`, a smaller one, is cut out of an image at so many times its own
+    size; 0: the whole image is seen."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.hflip <= 1:
@@ -144,13 +145,15 @@ class Augment:
             raise ValueError(f"scale is {self.scale}, allowed is 0 < smallest <= largest <= 1 (shares of the area)")
         if self.ratio < 1:
             raise ValueError(f"ratio is {self.ratio}, at least 1 is needed")
+        if self.windows < 0:
+            raise ValueError(f"windows is {self.windows}, allowed is 0 (none) or a scale above it")
         if not 0 <= self.photometric < 1:
             raise ValueError(f"photometric is {self.photometric}, allowed is 0 to below 1")
 
     def __call__(self, sample: Sample, size: int, generator: np.random.Generator) -> Sample:
         """Augment a sample and bring it to (size, size)."""
         if self.windows:
-            sample = at_own_size(sample, size)
+            sample = at_own_size(sample, size, self.windows)
         if self.scale is not None or self.windows:
             largest = (size, size) if self.windows else sample.size
             sample = crop(sample, *self._window(sample.size, largest, generator))

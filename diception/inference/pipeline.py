@@ -243,7 +243,8 @@ class Pipeline:
         ways = []
         for question in checked:
             sampling = self.adapters.sampling(question.task, steps, guidance_scale, tile)
-            working = working_size(sampling.window or resolution, size, keep_aspect, sampling.window > 0)
+            tiled, zoom = sampling.window > 0, sampling.zoom
+            working = working_size(sampling.window or resolution, size, keep_aspect, tiled, zoom)
             ways.append(Way(working, sampling, self.adapters.weights(question.task)))
         return self._answers(requests, checked, ways, noise, batch_size, progress, unreadable)
 

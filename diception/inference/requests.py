@@ -63,7 +63,9 @@ def fitting_size(image: Size, resolution: int) -> Size:
     return tuple(max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in image)  # type: ignore[return-value]
 
 
-def working_size(resolution: int, size: Size | None, keep_aspect: bool, tile: bool) -> Callable[[Size], Size]:
+def working_size(
+    resolution: int, size: Size | None, keep_aspect: bool, tile: bool, zoom: float = 1.0
+) -> Callable[[Size], Size]:
     """Which size (h, w) an image of (H, W) is brought to; ValueError where options exclude each other or do not fit."""
     if keep_aspect and (size is not None or tile):
         raise ValueError(f"{'size' if size is not None else 'tile'} and keep_aspect are both given; choose one")
@@ -72,7 +74,7 @@ def working_size(resolution: int, size: Size | None, keep_aspect: bool, tile: bo
     if keep_aspect:
         return lambda image: fitting_size(image, resolution)
     if tile and size is None:
-        return lambda image: own_size(image, resolution)
+        return lambda image: own_size(image, resolution, zoom)
     fixed = check_size(size or (resolution, resolution))
     return lambda image: fixed
 

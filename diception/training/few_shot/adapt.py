@@ -61,6 +61,8 @@ class Adaptation:
 
     def __init__(self, config: FewShotConfig, progress: Progress):
         """Opens and checks; nothing is written."""
+        if config.zoom != 1 and not config.tile:
+            raise ValueError(f"zoom is {config.zoom}, but images are only enlarged to be cut into windows: add tile")
         labels = {"labels": label_names(config)} if config.names else {}
         self.task = task_for_kind(config.kind, config.name, **labels)
         self.config = config = _in_one_step(replace(config, out=config.out or f"runs/{config.name}"))
@@ -107,7 +109,14 @@ class Adaptation:
     @property
     def sampling(self) -> SamplingConfig:
         """How predictions are sampled, when measured and by default ever after."""
-        return replace(self.config.sampling, window=self.plan.data.size if self.config.tile else 0)
+        if not self.config.tile:
+            return self.config.sampling
+        return replace(self.config.sampling, window=self.plan.data.size, zoom=self.config.zoom)
+
+    @property
+    def zoom(self) -> float:
+        """The scale at which images are cut into windows; 0: they are squashed."""
+        return self.config.zoom if self.config.tile else 0.0
 
     def _model(self) -> Diception:
         """The base with a fresh adapter, on its device; fixes the size."""
@@ -122,7 +131,7 @@ class Adaptation:
 
     def _held_out(self, pairs: PairedFolder) -> HeldOut:
         size, seed = self.plan.data.size, self.config.seed
-        return HeldOut(self.task, pairs, len(pairs), size, seed, own_size=self.config.tile)
+        return HeldOut(self.task, pairs, len(pairs), size, seed, zoom=self.zoom)
 
     def _remember(self, model: Diception) -> None:
         """Notes what is learned from what, or refuses to go on with something else."""
@@ -153,7 +162,7 @@ class Adaptation:
 
     def _stream(self, model: Diception, pairs: PairedFolder) -> Stream | LatentStream:
         """What is trained on: every pair under ever new changes, or so many changes of each, encoded now."""
-        augment = replace(self.config.augment, windows=self.config.tile)
+        augment = replace(self.config.augment, windows=self.zoom)
         augment = replace(augment, photometric=0.0) if self.task.follows_colors else augment
         source = Source(self.config.name, pairs, 1.0, {self.task.name: 1.0})
         tasks, size, seed = {self.task.name: self.task}, self.plan.data.size, self.config.seed
