@@ -38,7 +38,7 @@ def flow_matching_loss(velocity: Tensor, target: Tensor, weight: Tensor | None =
     Args:
         velocity: (B, C, h, w) as predicted.
         target: (B, C, h, w) as `velocity_target` gives it.
-        weight: (B, 1, h, w) in [0, 1], where the loss counts; a sample without any such cell has the loss 0.
+        weight: (B, 1, h, w) in [0, 1], what each cell counts; a sample in which none counts has the loss 0.
 
     Returns:
         (B,) losses in float32.
@@ -51,7 +51,7 @@ def flow_matching_loss(velocity: Tensor, target: Tensor, weight: Tensor | None =
 
 
 def latent_weight(valid: Tensor, factor: int) -> Tensor:
-    """(B, 1, H, W) valid pixels, bool or 0 and 1, to (B, 1, h, w): a cell counts if every pixel under it is valid."""
+    """(B, 1, H, W) valid pixels, bool or in [0, 1], to (B, 1, h, w): a cell counts as its least valid pixel does."""
     invalid = torch.nn.functional.max_pool2d(1 - valid.float(), factor)
     return 1 - invalid
 

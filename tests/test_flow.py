@@ -58,6 +58,7 @@ def test_one_invalid_pixel_switches_its_cell_off() -> None:
     assert weight.shape == (1, 1, 2, 3)
     assert weight[0, 0, 1, 2] == 0
     assert weight.sum() == 5
+    assert latent_weight(torch.where(valid.bool(), 1.0, 0.25), 8)[0, 0, 1, 2] == 0.25
 
 
 def test_draws_depend_on_the_sample_alone() -> None:

@@ -487,6 +487,17 @@ def test_a_share_of_samples_may_ask_for_what_is_not_there(name: str) -> None:
         dataclasses.replace(task, negatives=1.5)
 
 
+def test_far_from_people_a_pose_may_count_less() -> None:
+    truth = make("pose")
+    task = dataclasses.replace(get_task("pose"), background=0.25)
+    target, whole = encode(task, truth), encode(get_task("pose"), truth)
+    assert np.array_equal(target.rgb, whole.rgb) and (whole.valid == 1).all()
+    assert set(np.unique(target.valid)) == {0.25, 1}
+    assert (target.valid[target.rgb.any(axis=0)] == 1).all()
+    with pytest.raises(ValueError, match="background is 0"):
+        dataclasses.replace(task, background=0.0)
+
+
 def test_a_label_without_a_colour_is_refused() -> None:
     with pytest.raises(ValueError, match="label 40; allowed: 0 to 12"):
         encode(task_for_kind("labels", "parts"), LabelMap(np.full((8, 8), 40)))

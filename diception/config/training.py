@@ -54,6 +54,8 @@ class TaskConfig:
     """How its target is painted; empty: the type's default."""
     negatives: float = 0.0
     """For point and category segmentation: share of training samples whose target is empty."""
+    background: float = 0.0
+    """For poses: what pixels far from all people count in the loss; 0: as much as those near them."""
     vocabulary: list[str] = field(default_factory=list)
     """For category segmentation with negatives: what absent categories are drawn from; empty: COCO's 80."""
 
@@ -216,6 +218,8 @@ class AutoencoderConfig:
     """Fixes samples and weights."""
     steps: int = 2000
     """Optimizer steps."""
+    precision: str = "32-true"
+    """`32-true` or `bf16-mixed`."""
     batch_size: int = 32
     """Pictures per step: half of what is not leaves are images, half targets of the tasks."""
     leaves: float = 0.0

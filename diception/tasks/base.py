@@ -26,8 +26,8 @@ class Target:
 
     rgb: Array
     """(3, H, W) float32 in [0, 1]."""
-    valid: NDArray[np.bool_]
-    """(H, W), where the loss counts."""
+    valid: NDArray[np.bool_] | Array
+    """(H, W), where the loss counts, or how much, in [0, 1]."""
     prompt: str
     truth: Annotation
     """What decoding should give back; for evaluation only."""

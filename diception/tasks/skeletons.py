@@ -102,8 +102,8 @@ def _capsule(rgb: Array, start: Array, end: Array, radius: float, color: Array) 
     low = np.floor(np.minimum(start, end) - radius - 1).astype(int).clip(0)
     high = np.ceil(np.maximum(start, end) + radius + 1).astype(int)
     window = rgb[:, low[1] : high[1], low[0] : high[0]]
-    y, x = np.mgrid[: window.shape[1], : window.shape[2]].astype(np.float32) + 0.5
-    x, y = x + low[0] - start[0], y + low[1] - start[1]
+    y, x = (np.arange(side, dtype=np.float32) + np.float32(0.5) for side in window.shape[1:])
+    x, y = (x + low[0] - start[0])[None], (y + low[1] - start[1])[:, None]
     along = end - start
     share = np.clip((x * along[0] + y * along[1]) / max(float(along @ along), 1e-6), 0, 1)
     inside = (x - share * along[0]) ** 2 + (y - share * along[1]) ** 2 <= radius**2

@@ -57,7 +57,8 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
         if step % CALIBRATE_EVERY == 0:
             _keep(out / STATE, step, parts, generator)
             model.calibrate(first)
-        error = reconstruction_error(model, next(pictures), config.noise, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16-mixed"):
+            error = reconstruction_error(model, next(pictures), config.noise, generator)
         optimizer.zero_grad()
         error.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)

@@ -22,6 +22,7 @@ from diception.flow import (
     seeded_noise,
     velocity_target,
 )
+from diception.model.attention import PlainAttention
 from diception.model.diception import Diception
 from diception.training.guard import Guard
 from diception.training.meter import LossMeter
@@ -49,6 +50,8 @@ class DiceptionModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold the trained parameters alone; on_load_checkpoint is strict
 
     def configure_model(self) -> None:
+        if self.config.precision == "bf16-mixed" and self.model.device.type == "cpu" and not torch.cuda.is_available():
+            self.model.transformer.set_attn_processor(PlainAttention())  # type: ignore[arg-type]
         if self.config.model.compile:
             self.model.transformer.compile_repeated_blocks()  # by the name of their class, which `shard` changes
         if self.config.strategy == "fsdp" and not is_sharded(self.model):
@@ -125,7 +128,7 @@ class DiceptionModule(L.LightningModule):
         return dict(self.model.trainable_parameters())
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.trained().values(), self.config.optim, fused=self.device.type == "cuda")
+        optimizer = build_optimizer(self.trained().values(), self.config.optim, fused=not is_sharded(self.model))
         schedule = build_schedule(optimizer, self.config.optim, self.config.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
