@@ -190,6 +190,10 @@ BAD = {
     "train: schedule": ("train ROOT/train.yaml optim.schedule=cosin", "optim.schedule is 'cosin'; allowed"),
     "train: density": ("train ROOT/train.yaml flow.density=normal", "density"),
     "train: precision": ("train ROOT/train.yaml precision=8bit", "8bit"),
+    "train-autoencoder: precision": (
+        "train-autoencoder tiny/autoencoder precision=8bit",
+        "8bit'; allowed: 32-true, bf16-mixed",
+    ),
     "adapt: nothing matches": (f"{ADAPT} --images ROOT/images --targets ROOT/other", "has a target of its name"),
     "adapt: missing folder": (f"{ADAPT} --images ROOT/nowhere --targets ROOT/masks", "nowhere: no such folder"),
     "adapt: unknown kind": (f"{ADAPT} --images ROOT/images --targets ROOT/masks --kind msk", "'msk'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from importlib import import_module
@@ -32,6 +33,8 @@ UNUSABLE_PATH = (FileExistsError, IsADirectoryError, NotADirectoryError, Permiss
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand. Exit status: 0 done, 2 the input is wrong (one line), 1 anything else."""
+    # diffusers and peft import bitsandbytes where it is installed; on some CPUs it then warns of a kernel it could have.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(prog="diception", description="Stable Diffusion 3 as one perception model.")
     parser.add_argument("--version", action="version", version=f"diception {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from diception.config.data import DataConfig
 
 STARTS = ("noise", "zero")
+PRECISIONS = ("32-true", "bf16-mixed")
 MAX_ZOOM = 8.0
 
 
@@ -238,3 +239,7 @@ class AutoencoderConfig:
     """As in a training run: tasks that paint in another way than by default."""
     data: DataConfig = field(default_factory=DataConfig)
     """Samples."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
