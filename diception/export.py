@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -51,6 +52,7 @@ def export_directory(
     adapter: Adapters | None = None,
     dtype: torch.dtype = torch.float32,
     best: bool = False,
+    autoencoder_dtype: torch.dtype | None = None,
 ) -> Path:
     """Writes the model of a run folder (or of a model directory) to `out`.
 
@@ -60,6 +62,7 @@ def export_directory(
         adapter: merged into the weights, or several with the weights of their changes; their tasks join the model's.
         dtype: of the stored transformer weights.
         best: the run's weights with the lowest validation loss, not those of its end.
+        autoencoder_dtype: of the stored autoencoder weights; their own by default.
 
     Raises:
         ValueError: no model there, no validation was run, `out` exists, the adapter was made for another model.
@@ -69,7 +72,7 @@ def export_directory(
     if best:
         _fill(model, Path(run) / BEST)
     _merge(model, adapter)
-    return _write(model, out, dtype)
+    return _write(model, out, dtype, autoencoder_dtype)
 
 
 def export_release(run: str | Path, out: str | Path, adapter: Adapters | None = None) -> Path:
@@ -166,8 +169,10 @@ def _fill(model: Diception, weights: Path) -> None:
         own[name].copy_(tensor)
 
 
-def _write(model: Diception, out: Path, dtype: torch.dtype | None) -> Path:
-    save_model(model, out, dtype=dtype)
+def _write(
+    model: Diception, out: Path, dtype: torch.dtype | None, autoencoder_dtype: torch.dtype | None = None
+) -> Path:
+    save_model(model, out, dtype=dtype, autoencoder_dtype=autoencoder_dtype)
     (out / "README.md").write_text(model_card(model))
     return out
 
@@ -181,6 +186,12 @@ def model_card(model: Diception) -> str:
         base=settings.base_model,
         resolution=settings.resolution,
         tasks="\n".join(rows),
-        training=", ".join(f"{key} {value}" for key, value in settings.training.items()) or "not recorded",
+        training=_told(settings.training) or "not recorded",
         example=settings.tasks[0]["name"] if settings.tasks else "depth",
     )
+
+
+def _told(training: Mapping[str, Any]) -> str:
+    """A summary of training in words, with that of the model it went on from."""
+    told = ", ".join(f"{key} {value}" for key, value in training.items() if key != "before")
+    return f"{told}; before that: {_told(training['before'])}" if training.get("before") else told

@@ -95,14 +95,15 @@ def test_the_export_stands_alone(base: Path, adapter: Path, tmp_path: Path) -> N
         pipeline.model.bank[["never seen before"]]
 
 
-def test_weights_may_be_stored_in_bfloat16(base: Path, tmp_path: Path) -> None:
+def test_weights_may_be_stored_in_16_bits(base: Path, tmp_path: Path) -> None:
     full = export_directory(base, tmp_path / "full")
-    half = export_directory(base, tmp_path / "half", dtype=torch.bfloat16)
+    half = export_directory(base, tmp_path / "half", dtype=torch.bfloat16, autoencoder_dtype=torch.float16)
 
-    def size(folder: Path) -> int:
-        return sum(path.stat().st_size for path in (folder / "transformer").glob("*.safetensors"))
+    def size(folder: Path, part: str) -> int:
+        return sum(path.stat().st_size for path in (folder / part).glob("*.safetensors"))
 
-    assert size(half) < 0.6 * size(full)
+    assert size(half, "transformer") < 0.6 * size(full, "transformer")
+    assert size(half, "vae") < 0.6 * size(full, "vae")
     painted = paint(Pipeline.from_pretrained(half), "depth")
     assert torch.isfinite(painted).all()
     assert (painted - paint(Pipeline.from_pretrained(full), "depth")).abs().mean() < 0.05

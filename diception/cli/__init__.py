@@ -33,7 +33,7 @@ UNUSABLE_PATH = (FileExistsError, IsADirectoryError, NotADirectoryError, Permiss
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand. Exit status: 0 done, 2 the input is wrong (one line), 1 anything else."""
-    # diffusers and peft import bitsandbytes where it is installed; on some CPUs it then warns of a kernel it could have.
+    # diffusers and peft import bitsandbytes where it is installed; on some CPUs it warns of a kernel it could have.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(prog="diception", description="Stable Diffusion 3 as one perception model.")
     parser.add_argument("--version", action="version", version=f"diception {__version__}")

@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the directory's weights"
     )
     parser.add_argument(
+        "--autoencoder-dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the directory's autoencoder (default: as it is)",
+    )
+    parser.add_argument(
         "--out", required=True, type=Path, help="folder, or file with `--format release`; must not exist"
     )
 
@@ -42,5 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
         export_release(arguments.run, arguments.out, adapters)
         print("the file says neither the order of points nor the encodings; they are in the model's diception.json")
     else:
-        export_directory(arguments.run, arguments.out, adapters, getattr(torch, arguments.dtype), arguments.best)
+        dtype, autoencoder_dtype = (
+            getattr(torch, name) if name else None for name in (arguments.dtype, arguments.autoencoder_dtype)
+        )
+        export_directory(arguments.run, arguments.out, adapters, dtype, arguments.best, autoencoder_dtype)
     print(f"model: {arguments.out}")

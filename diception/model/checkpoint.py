@@ -32,6 +32,7 @@ def save_model(
     directory: str | Path,
     dtype: torch.dtype | None = None,
     text_encoders: str | Path | None = None,
+    autoencoder_dtype: torch.dtype | None = None,
 ) -> Path:
     """Writes a model directory in diffusers' layout; an older model there is replaced in one step.
 
@@ -40,6 +41,7 @@ def save_model(
         directory: does not exist, is empty, or holds a model.
         dtype: of the stored weights of transformer and points, the prompts with them; their own by default.
         text_encoders: a diffusers directory whose text encoders and tokenizers are copied.
+        autoencoder_dtype: of the autoencoder's stored weights; their own by default.
 
     Returns:
         The directory.
@@ -53,7 +55,7 @@ def save_model(
     with atomic_directory(directory, marker=SETTINGS) as folder:
         save_module(model.transformer, folder / "transformer", dtype, "SD3Transformer2DModel")
         save_module(model.points, folder / "points", dtype)
-        save_module(model.autoencoder.vae, folder / "vae")
+        save_module(model.autoencoder.vae, folder / "vae", autoencoder_dtype)
         FlowMatchEulerDiscreteScheduler(shift=model.settings.shift).save_pretrained(folder / "scheduler")
         model.bank.save(folder / "prompts.safetensors", dtype)
         for name in TEXT_FOLDERS if text_encoders is not None else ():

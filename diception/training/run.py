@@ -119,11 +119,13 @@ def write_model(
     """Writes the adapter of an adapter run with its tasks and sampling, else the whole model, to `trained_path`."""
     steps = module.trainer.global_step
     summary = {"steps": steps, "batch_size": config.batch_size, "lr": config.optim.lr, "seed": config.seed}
-    module.model.settings.training = summary
+    before, module.model.settings.training = module.model.settings.training, summary
     target = trained_path(config)
     if config.adapter is not None:
         save_adapter(module.model, target, tasks, training=summary, sampling=sampling)
     else:
+        if before:
+            summary["before"] = before
         save_model(module.model, target)
 
 
