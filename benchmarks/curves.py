@@ -1,0 +1,64 @@
+"""Validation metrics of runs that follow each other, over the samples that they have seen, as one picture.
+
+python benchmarks/curves.py runs/tiny runs/tiny-all --out docs/images/tiny-curves.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+Curves = dict[str, dict[str, list[tuple[float, float]]]]
+"""Metric, such as `depth abs_rel`, to source to (thousands of samples, value)."""
+
+
+def read(runs: list[Path]) -> Curves:
+    """All validations but those before the first step; a run begins where the one before it ended."""
+    curves: Curves = {}
+    seen = 0.0
+    for run in runs:
+        config = OmegaConf.load(run / "config.yaml")
+        lines = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+        only = config.data.validation[0].name
+        for line in lines:
+            for name, score in zip(line["losses"], line["scores"], strict=True):
+                source = name.rpartition("/")[0] or only
+                metric = f"{score['task']} {score['primary']}"
+                samples = seen + line["step"] * config.batch_size / 1000
+                if line["step"]:
+                    curves.setdefault(metric, {}).setdefault(source, []).append(
+                        (samples, score["metrics"][score["primary"]])
+                    )
+        seen += lines[-1]["step"] * config.batch_size / 1000
+    return curves
+
+
+def plot(curves: Curves) -> Figure:
+    """A panel for every metric, a line for every source."""
+    columns = 4
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.6 * rows), layout="constrained")
+    for index, (metric, sources) in enumerate(curves.items()):
+        axes = figure.add_subplot(rows, columns, index + 1, title=metric, xlabel="thousand samples")
+        for source, points in sources.items():
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=source)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, each gone on from the one before")
+    parser.add_argument("--out", required=True, type=Path)
+    arguments = parser.parse_args()
+    plot(read(arguments.runs)).savefig(arguments.out, dpi=100)
+
+
+if __name__ == "__main__":
+    main()
