@@ -11,17 +11,18 @@ from scipy import ndimage
 
 from diception.annotations import BinaryMask, DepthMap, InstanceMasks, Keypoints, NormalMap
 from diception.datasets.sample import Sample
-from diception.datasets.synthetic import CATEGORIES, KINDS, MASKS, SyntheticScenes, render_scene
+from diception.datasets.synthetic import CATEGORIES, KINDS, MASKS, THERMAL, SyntheticScenes, render_scene
 from diception.datasets.synthetic.people import make_figure
 from diception.datasets.synthetic.raycast import SHAPES, Plane, Rays, hit_plane, hit_solid, make_capsule, make_solid
 from diception.datasets.synthetic.raycast import solid_normals as normals_of
 from diception.datasets.synthetic.render import look
 from diception.datasets.synthetic.scenes import Scene, make_scene
+from diception.datasets.synthetic.thermal import PALETTE
 
 SIZE = 96
 EYE = np.eye(3, dtype=np.float32)
 TILTED = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0].astype(np.float32)
-SAMPLES = [(domain, index) for domain in (1, 2) for index in range(6)]
+SAMPLES = [(domain, index) for domain, count in ((1, 6), (2, 6), (THERMAL, 2)) for index in range(count)]
 
 
 class Truth(NamedTuple):
@@ -46,7 +47,8 @@ def truth_of(sample: Sample) -> Truth:
 
 def scene_of(seed: int, index: int, domain: int) -> Scene:
     key = np.array([seed, index], np.uint64)
-    return make_scene(np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, domain])), domain)
+    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, domain]))
+    return make_scene(generator, 1 if domain == THERMAL else domain)
 
 
 def same(a: Sample, b: Sample) -> bool:
@@ -55,7 +57,7 @@ def same(a: Sample, b: Sample) -> bool:
     )
 
 
-@pytest.mark.parametrize("domain", [1, 2])
+@pytest.mark.parametrize("domain", [1, 2, 4])
 def test_a_scene_is_a_function_of_its_seed_and_index(domain: int) -> None:
     first = render_scene(5, 3, SIZE, domain)
     assert same(first, render_scene(5, 3, SIZE, domain))
@@ -75,9 +77,16 @@ def test_a_data_set_is_its_scenes() -> None:
         scenes[4]
 
 
+def test_a_thermal_camera_shows_false_colours() -> None:
+    image = render_scene(5, 3, SIZE, THERMAL).image / 255
+    ends = np.linspace(0, 1, 101)
+    palette = np.stack([np.interp(ends, np.linspace(0, 1, len(PALETTE)), channel) for channel in PALETTE.T], axis=1)
+    assert np.abs(image[:, :, None] - palette).sum(axis=-1).min(axis=-1).max() < 0.06
+
+
 def test_wrong_arguments_name_what_is_allowed() -> None:
-    with pytest.raises(ValueError, match="domain 4.*1.*2.*3"):
-        render_scene(0, 0, SIZE, 4)
+    with pytest.raises(ValueError, match="domain 5.*1.*2.*3.*4"):
+        render_scene(0, 0, SIZE, 5)
     with pytest.raises(ValueError, match="sky.*shadow"):
         render_scene(0, 0, SIZE, 1, mask="sky")
     with pytest.raises(ValueError, match="-1"):

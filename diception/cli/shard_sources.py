@@ -26,7 +26,7 @@ class Source(NamedTuple):
 def _synthetic_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, required=True, help="number of scenes")
     parser.add_argument("--size", type=int, default=128, help="side in pixels (default 128)")
-    parser.add_argument("--domain", type=int, default=1, help="1: plain; 2: textures, other light and shapes; 3: flat")
+    parser.add_argument("--domain", type=int, default=1, help="1: plain; 2: textures, other light; 3: flat; 4: thermal")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
 
 

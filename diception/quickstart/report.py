@@ -70,8 +70,8 @@ def _training_section(folder: Path, before: list[dict], after: list[dict]) -> st
     count, steps = after[0]["count"], after[0]["steps"]
     return (
         "<section><h2>Six tasks on unseen scenes</h2>"
-        f"<p>Held-out scenes of domain two (textures, other light, other shapes); the embedded model knows domain one "
-        f"only. Up to {count} scenes a task, {steps} denoising step{'s' * (steps > 1)}. The baseline ignores the "
+        f"<p>Held-out scenes as a thermal camera shows them; the embedded model has never seen false colours. "
+        f"Up to {count} scenes a task, {steps} denoising step{'s' * (steps > 1)}. The baseline ignores the "
         "image.</p>"
         + _score_table(before, after)
         + '<div class="pair">'

@@ -21,7 +21,7 @@ from diception.datasets.convert import Conversion, convert
 from diception.datasets.images import read_image
 from diception.datasets.sample import Sample
 from diception.datasets.shards import ShardReader
-from diception.datasets.synthetic import SyntheticScenes
+from diception.datasets.synthetic import THERMAL, SyntheticScenes
 from diception.evaluation import HeldOut, evaluate_tasks
 from diception.export import export_directory
 from diception.inference import Pipeline
@@ -34,7 +34,7 @@ from diception.training.run import train
 ASSETS = Path(__file__).parent.parent / "assets"
 NEW_TASK = "nearest"
 MEANING = "the thing closest to the camera"
-DOMAIN = 2
+DOMAIN = THERMAL
 
 
 @dataclass
@@ -45,9 +45,9 @@ class QuickstartSettings:
     model: str = "tiny"
     photo: Path = ASSETS / "astronaut.jpg"
     scenes: int = 2000
-    """Scenes of domain two to train on."""
+    """Scenes before a thermal camera, to train on."""
     held_out: int = 64
-    """Scenes of domain two to measure on."""
+    """The same to measure on."""
     steps: int = 900
     """Optimizer steps of the training leg."""
     adapter_steps: int = 700

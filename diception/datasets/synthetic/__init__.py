@@ -3,6 +3,7 @@
 Domain 1 is easy: plain materials, one light, nearly one camera, boxes, spheres, cylinders and people in a room.
 Domain 2 is hard: patterns, random light, sky or walls, a wide range of cameras, leaning things, three more categories.
 Domain 3 is flat: blobs, cells or fibres under any brightness and contrast; instances, and a mask of what stands out.
+Domain 4 is made of scenes like those of domain 1 before a thermal camera; the embedded model has never seen any.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,11 +16,14 @@ from diception.datasets.synthetic.annotate import MASKS, annotate
 from diception.datasets.synthetic.flat import flat_picture
 from diception.datasets.synthetic.render import look, smooth_edges
 from diception.datasets.synthetic.scenes import make_scene
+from diception.datasets.synthetic.thermal import thermal
 from diception.datasets.synthetic.things import CATEGORIES
 
-DOMAINS = (1, 2, 3)
+DOMAINS = (1, 2, 3, 4)
 FLAT = 3
 """The domain of pictures that are no scenes."""
+THERMAL = 4
+"""The domain of false colours."""
 KINDS = ("depth", "normal", "instances", "pose", "mask")
 HELD_OUT_SEED = 1_000_000
 """Scenes of this seed are for measuring, never for training."""
@@ -29,6 +33,7 @@ __all__ = [
     "HELD_OUT_SEED",
     "KINDS",
     "MASKS",
+    "THERMAL",
     "SyntheticScenes",
     "held_out_scenes",
     "render_scene",
@@ -43,7 +48,7 @@ def render_scene(seed: int, index: int, size: int, domain: int = 1, mask: str = 
     picture of domain 3 depends on its size, and its mask is always what stands out.
     """
     if domain not in DOMAINS:
-        raise ValueError(f"unknown domain {domain!r}; known: 1 (easy), 2 (hard), 3 (flat)")
+        raise ValueError(f"unknown domain {domain!r}; known: 1 (easy), 2 (hard), 3 (flat), 4 (thermal)")
     if mask not in MASKS:
         raise ValueError(f"unknown mask {mask!r}; known: {', '.join(MASKS)}")
     if size < 8:
@@ -54,13 +59,15 @@ def render_scene(seed: int, index: int, size: int, domain: int = 1, mask: str = 
     generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, domain]))
     if domain == FLAT:
         return Sample(_key(domain, seed, index), *flat_picture(generator, size))
-    scene = make_scene(generator, domain)
+    scene = make_scene(generator, 1 if domain == THERMAL else domain)
     rows, columns = np.mgrid[:size, :size].reshape(2, -1).astype(np.float32) + np.float32(0.5)
     view = look(scene, np.stack([columns, rows]), size)
     colour = smooth_edges(scene, view, size)
     display = np.clip(colour, 0, 1) ** np.float32(1 / 2.2)
     if domain == 2:
         display += np.float32(0.008) * generator.standard_normal(display.shape, np.float32)
+    if domain == THERMAL:
+        display = thermal(display.reshape(3, size, size), generator).reshape(3, -1)
     image = np.clip(np.rint(display * 255), 0, 255).astype(np.uint8).reshape(3, size, size).transpose(1, 2, 0)
     return Sample(_key(domain, seed, index), np.ascontiguousarray(image), annotate(scene, view, size, mask))
 
