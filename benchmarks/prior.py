@@ -214,7 +214,7 @@ def paint(net: nn.Module, held_out: HeldOut) -> tuple[list, list]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", help="a name for the data, or, without --data, the mask of the rendered scenes: shadow")
+    parser.add_argument("task", help="a name for the data; without --images, the mask of rendered scenes: shadow")
     parser.add_argument("--images", type=Path, help="folder of images")
     parser.add_argument("--targets", type=Path, help="folder of their masks")
     parser.add_argument("--invert", action="store_true", help="the masks mark what is 0")
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/prior"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of all adaptations: augment.turns=true")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     out = arguments.out / arguments.task
     prepare(arguments, out)
     options = [f"tile={arguments.tile}", f"invert={arguments.invert}", *arguments.overrides]
@@ -235,7 +235,7 @@ def main() -> None:
         if arguments.methods and method.name not in arguments.methods:
             continue
         if method.unet:
-            bench.unet_seconds = adapter_seconds(bench)
+            bench.unet_seconds = adapter_seconds(bench, arguments.seeds)
         rate = bench.best_rate(method)
         found = [bench.score(method, rate, seed, "train", "held") for seed in range(arguments.seeds)]
         values, seconds = [f["iou"] for f in found], statistics.median(f["seconds"] for f in found)
@@ -246,11 +246,11 @@ def main() -> None:
         write_report(out / f"prior-{arguments.steps}.json", rows)
 
 
-def adapter_seconds(bench: Bench) -> float:
+def adapter_seconds(bench: Bench, seeds: int) -> float:
     """What an adapter took on all images, which a U-Net has too."""
     adapter = METHODS[0]
     rate = bench.best_rate(adapter)
-    return statistics.median(bench.score(adapter, rate, seed, "train", "held")["seconds"] for seed in range(3))
+    return statistics.median(bench.score(adapter, rate, seed, "train", "held")["seconds"] for seed in range(seeds))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from peft import PeftModel
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from small import generator, make_model, predict
 
 from diception.cli import main
@@ -19,7 +21,15 @@ from diception.inference import Pipeline, Prediction
 from diception.model.adapters import load_adapter, read_adapter, save_adapter, write_peft
 from diception.model.checkpoint import save_model
 from diception.model.diception import Diception
-from diception.model.lora import adapter_names, adapter_weights, add_lora, merge_adapter, remove_adapter, use_adapters
+from diception.model.lora import (
+    active_adapters,
+    adapter_names,
+    adapter_weights,
+    add_lora,
+    merge_adapter,
+    remove_adapter,
+    use_adapters,
+)
 from diception.tasks import get_task, task_for_kind, task_from_dict
 
 IMAGE = render_scene(0, 3, 64).image
@@ -91,10 +101,37 @@ def test_one_is_taken_off_and_the_other_stays(files: dict[str, Path]) -> None:
     load_adapter(alone, files["crack"])
     remove_adapter(model, "rust")
     assert adapter_names(model) == ["crack"]
+    assert torch.equal(predict(model), predict(make_model()))  # only the newest counted
     use_adapters(model, {"crack": 1.0})
     assert torch.equal(predict(model), predict(alone))
     remove_adapter(model, "crack")
     assert adapter_names(model) == [] and torch.equal(predict(model), predict(make_model()))
+
+
+@torch.no_grad()
+def test_what_was_off_stays_off_beside_one_that_comes_and_goes(files: dict[str, Path], tmp_path: Path) -> None:
+    model = make_model()
+    load_adapter(model, files["crack"], "crack")
+    for weights in ({}, {"crack": 0.5}):
+        use_adapters(model, weights)
+        expected, trained = predict(model), set(model.trainable_parameters())
+        load_adapter(model, files["rust"], "rust")
+        use_adapters(model, weights | {"rust": 1.0})
+        remove_adapter(model, "rust")
+        assert active_adapters(model) == weights and set(model.trainable_parameters()) <= trained
+        assert torch.equal(predict(model), expected)
+        with pytest.raises(ValueError, match="does not fit"):
+            load_adapter(model, without_a_tensor(files["rust"], tmp_path), "rust")
+        assert torch.equal(predict(model), expected)
+
+
+def without_a_tensor(file: Path, folder: Path) -> Path:
+    """A copy of an adapter that lacks one of its matrices."""
+    with safe_open(file, framework="pt") as stored:
+        metadata, tensors = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    tensors.pop(next(name for name in tensors if ".lora_B." in name))
+    save_file(tensors, folder / "broken.safetensors", metadata)
+    return folder / "broken.safetensors"
 
 
 def test_what_is_not_there_is_refused(files: dict[str, Path]) -> None:
@@ -143,8 +180,10 @@ def test_an_adapter_brings_its_sampling(base: Path, files: dict[str, Path]) -> N
         (1, 2.0, 32, "zero"),
         (28, 2.0, 0, "noise"),
     ]
-    given = adapters.sampling(task_from_dict(rust), steps=7, guidance_scale=3.0, tile=False)
-    assert (given.steps, given.guidance_scale, given.window, given.start) == (7, 3.0, 0, "zero")
+    given = adapters.sampling(task_from_dict(crack), steps=7, guidance_scale=3.0, tile=False)
+    assert (given.steps, given.guidance_scale, given.window, given.start) == (7, 3.0, 0, "noise")
+    with pytest.raises(ValueError, match="start=zero is an answer in 1 step, not in 7"):
+        adapters.sampling(task_from_dict(rust), steps=7)
 
 
 def test_several_are_merged_with_weights(base: Path, files: dict[str, Path], tmp_path: Path) -> None:

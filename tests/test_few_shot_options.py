@@ -154,6 +154,39 @@ def test_a_base_in_four_bits_is_adapted_and_the_adapter_knows_it_in_full(
     assert isinstance(answer, Prediction)
 
 
+def test_a_base_in_bfloat16_is_measured_as_it_is_trained(base: Path, pairs: Path, tmp_path: Path) -> None:
+    options = {"base_precision": "bf16", "precision": "bf16-mixed", "steps": 2, "forgetting": 1}
+    report = made(plan(base, pairs, tmp_path / "out", learning_curve=[2], **options))
+    assert report.after.count == 2 and len(report.learning_curve) == 2
+    assert all(one.bit_equal for one in report.forgetting)
+
+
+def test_without_an_adapter_there_is_nothing_to_switch_off(base: Path, pairs: Path, tmp_path: Path) -> None:
+    report = made(plan(base, pairs, tmp_path / "out", adapter=None, forgetting=1))
+    assert report.forgetting and all(one.off is None and one.bit_equal is None for one in report.forgetting)
+    assert "Switched off" not in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"cached": -1}, "cached is -1; it must be 0 or more"),
+        ({"patience": -2}, "patience is -2; it must be 0 or more"),
+        ({"steps": 0}, "steps is 0; it must be 1 or more"),
+        ({"zoom": 0.0}, "zoom is 0.0; it must be above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_named(base: Path, pairs: Path, tmp_path: Path, option: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(plan(base, pairs, tmp_path / "out"), **option)
+
+
+def test_other_steps_are_another_adaptation(base: Path, pairs: Path, tmp_path: Path) -> None:
+    made(plan(base, pairs, tmp_path / "out"))
+    with pytest.raises(ValueError, match="other steps"):
+        adapt(plan(base, pairs, tmp_path / "out", steps=5))
+
+
 FRESH = """
 import sys, torch
 from diception.datasets.synthetic import render_scene

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from dataclasses import replace
     from functools import partial
 
     from tqdm import tqdm
@@ -57,9 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in names}
     chosen = f"presets/{arguments.preset}" if arguments.preset else arguments.config
     config = load_config(chosen, arguments.overrides, FewShotConfig)
-    for key, value in given.items():
-        if value is not None:
-            setattr(config, key, value)
+    config = replace(config, **{key: value for key, value in given.items() if value is not None})
     train_images, held_images = open_folders(config)
     print(train_images.table(), f"{len(train_images)} to train on, {len(held_images)} to measure on", sep="\n")
     report = adapt(config, partial(tqdm, leave=False))
@@ -83,8 +82,8 @@ def _tell(report: FewShotReport) -> None:
     for point in report.learning_curve:
         print(f"{point['images']} images: {point['metric']} {point['value']:.3f}")
     for one in report.forgetting:
-        bits = "the same bits" if one.bit_equal else "OTHER BITS"
-        print(f"{one.task} {one.metric}: {one.before:.3f}, adapted {one.adapted:.3f}, off {one.off:.3f} ({bits})")
+        off = "" if one.off is None else f", off {one.off:.3f} ({'the same' if one.bit_equal else 'OTHER'} bits)"
+        print(f"{one.task} {one.metric}: {one.before:.3f}, adapted {one.adapted:.3f}{off}")
     seconds = ", ".join(f"{part} {value:.0f} s" for part, value in report.seconds.items())
     memory = ", ".join(f"{part} {value:.2f} GB" for part, value in report.memory_gb.items())
     print(f"{seconds}; memory: {memory}; report: {Path(report.adapter).parent / 'report.html'}")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diception.config.data import AugmentConfig
-from diception.config.training import AdapterConfig, FlowConfig, SamplingConfig
+from diception.config.training import MAX_ZOOM, AdapterConfig, FlowConfig, SamplingConfig
+
+COUNTS = ("held_out", "cached", "validate_every", "patience", "forgetting", "gradient_checkpointing", "workers", "size")
+"""Options that may be 0 but not less."""
 
 
 @dataclass
@@ -50,7 +53,7 @@ class FewShotConfig:
     one_step: bool = False
     """Train from zeros in place of noise, at sigma 1 alone, and answer in one step, the same for every seed."""
     validate_every: int = 0
-    """Steps between two measurements while training, for the report's curve; 0: none, or 20 with `patience`."""
+    """Steps between two measurements while training, for the report's curve; 0: none, with `patience` a twentieth."""
     patience: int = 0
     """So many measurements in a row without a better one end the training, and the best weights stay; they are taken on
     a fifth of the images to train on, which then is not trained on. 0: all steps."""
@@ -94,3 +97,12 @@ class FewShotConfig:
     """Augmentation of the few images."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(steps=4, guidance_scale=1.0))
     """Sampling when measuring."""
+
+    def __post_init__(self) -> None:
+        """ValueError where a number is out of its range."""
+        least = {"steps": 1, "batch_size": 1, "accumulate": 1} | dict.fromkeys(COUNTS, 0)
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {lowest} or more")
+        if not 0 < self.zoom <= MAX_ZOOM:
+            raise ValueError(f"zoom is {self.zoom}; it must be above 0 and at most {MAX_ZOOM}")

@@ -144,6 +144,8 @@ class SamplingConfig:
             raise ValueError(f"zoom is {self.zoom}; it must be above 0 and at most {MAX_ZOOM}")
         if self.start not in STARTS:
             raise ValueError(f"start is {self.start!r}; allowed: {', '.join(STARTS)}")
+        if self.start == "zero" and self.steps != 1:
+            raise ValueError(f"start=zero is an answer in 1 step, not in {self.steps}")
 
 
 @dataclass

@@ -21,6 +21,7 @@ from diception.annotations import (
     LabelMap,
     RGBImage,
 )
+from diception.annotations.masks import MAX_VALUES
 from diception.datasets.images import IMAGE_SUFFIXES, open_image, read_image
 from diception.datasets.sources.arrays import read_array, read_vectors, unit_normals
 from diception.datasets.sources.coco import keypoints_from_coco
@@ -110,6 +111,8 @@ def _load_instances(path: Path, size: Size, options: TargetOptions) -> Annotatio
         raise ValueError(f"instances are numbered from 1, with 0 for the background, got {numbers[0]}")
     if len(numbers) > MAX_INSTANCES:
         raise ValueError(f"holds {len(numbers)} instances, at most {MAX_INSTANCES} are read: it is no map of instances")
+    if len(numbers) * values.size > MAX_VALUES:
+        raise ValueError(f"{len(numbers)} instances of {values.size} pixels, at most {MAX_VALUES} values are read")
     masks = np.zeros((len(numbers), *values.shape), bool)
     for mask, number in zip(masks, numbers, strict=True):
         np.equal(values, number, out=mask)

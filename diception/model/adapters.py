@@ -15,11 +15,13 @@ from torch import Tensor
 from diception.model.diception import Diception
 from diception.model.lora import (
     NAME,
+    active_adapters,
     adapter_share,
     adapter_weights,
     add_lora,
     base_hash,
     remove_adapter,
+    use_adapters,
 )
 from diception.model.weights import write_json, write_tensors
 
@@ -119,6 +121,7 @@ def load_adapter(model: Diception, path: str | Path, name: str = NAME) -> Adapte
     found = base_hash(model)
     if info.base_hash != found:
         raise ValueError(f"{path} was made for the base {info.base_hash}, this model's transformer is {found}")
+    before = active_adapters(model)
     share = add_lora(model, info.rank, info.alpha, info.targets, name=name)
     own = adapter_weights(model, name)
     wrong = [f"missing {k}" for k in sorted({*own, *PROMPTS} - tensors.keys())]
@@ -126,6 +129,7 @@ def load_adapter(model: Diception, path: str | Path, name: str = NAME) -> Adapte
     wrong += [f"shape of {k}" for k in sorted(own.keys() & tensors.keys()) if own[k].shape != tensors[k].shape]
     if wrong:
         remove_adapter(model, name)
+        use_adapters(model, before)
         raise ValueError(f"{path} does not fit the model ({len(wrong)} keys): {', '.join(wrong[:8])}")
     for key, weight in own.items():
         weight.data.copy_(tensors[key])

@@ -119,6 +119,16 @@ def use_adapters(model: Diception, weights: Mapping[str, float]) -> None:
             parameter.requires_grad_(value)
 
 
+def active_adapters(model: Diception) -> dict[str, float]:
+    """The adapters that count, with their weights: what `use_adapters` was given, or the newest one alone."""
+    found = {}
+    for layer in _layers(model.transformer).values():
+        if not layer.disable_adapters:
+            counting = [name for name in layer.active_adapters if name in layer.lora_A]
+            found |= {name: layer.scaling[name] * layer.r[name] / layer.lora_alpha[name] for name in counting}
+    return found
+
+
 @torch.no_grad()
 def merge_adapter(model: Diception) -> None:
     """Adds the change of the active adapters to the weights, scale * B A each, and removes all adapters.
@@ -160,11 +170,18 @@ def remove_adapter(model: Diception, name: str) -> None:
     if names == [name]:
         remove_adapters(model)
         return
+    staying = {other: weight for other, weight in active_adapters(model).items() if other != name}
+    requires = {parameter: parameter.requires_grad for parameter in model.transformer.parameters()}
     for path, layer in _layers(model.transformer, name).items():
-        layer.delete_adapter(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that another takes its place, which it does not: see below
+            layer.delete_adapter(name)
         if not len(layer.lora_A):
             model.transformer.set_submodule(path, layer.get_base_layer())
     del model.transformer.peft_config[name]
+    use_adapters(model, staying)
+    for parameter in model.transformer.parameters():
+        parameter.requires_grad_(requires[parameter])
 
 
 def adapter_names(model: Diception) -> list[str]:

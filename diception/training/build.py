@@ -28,8 +28,8 @@ MAY_CHANGE = (
 """Keys that a resumed run may give anew; with any other it would be another run. More steps stretch a cosine."""
 
 
-def check_same_run(config: Any, path: Path) -> None:
-    """Refuses to continue a folder that was begun with another config.
+def check_same_run(config: Any, path: Path, fixed: Sequence[str] = ()) -> None:
+    """Refuses to continue a folder that was begun with another config; `fixed` keys may not change here, either.
 
     Raises:
         ValueError: names the keys that differ.
@@ -40,7 +40,7 @@ def check_same_run(config: Any, path: Path) -> None:
     written = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
     old, new = (_flat(OmegaConf.to_container(c)) for c in (OmegaConf.load(path), written))
     # A key that the folder's config does not have was added since then; until then all was as its default is.
-    differ = sorted(k for k in old if old[k] != new.get(k) and not _may_change(k))
+    differ = sorted(k for k in old if old[k] != new.get(k) and (k in fixed or not _may_change(k)))
     if differ:
         raise ValueError(
             f"{path.parent} holds a run with other {', '.join(differ)} ({path.name}); choose another folder"

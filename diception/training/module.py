@@ -47,15 +47,21 @@ class DiceptionModule(L.LightningModule):
         """Of the last step, before clipping."""
         self.guard = Guard(config.optim.clip, config.optim.spike, config.optim.max_skipped)
         self._keys: list[str] = []
+        self._processors: dict[str, Any] = {}
         self.strict_loading = False  # checkpoints hold the trained parameters alone; on_load_checkpoint is strict
 
     def configure_model(self) -> None:
         if self.config.precision == "bf16-mixed" and self.model.device.type == "cpu" and not torch.cuda.is_available():
+            self._processors = self.model.transformer.attn_processors
             self.model.transformer.set_attn_processor(PlainAttention())  # type: ignore[arg-type]
         if self.config.model.compile:
             self.model.transformer.compile_repeated_blocks()  # by the name of their class, which `shard` changes
         if self.config.strategy == "fsdp" and not is_sharded(self.model):
             shard(self.model, self.device_mesh["data_parallel"], self.config.precision)  # type: ignore[index]
+
+    def teardown(self, stage: str) -> None:
+        if self._processors:  # the model computes again as it did before training, bit for bit
+            self.model.transformer.set_attn_processor(self._processors)
 
     def on_train_start(self) -> None:
         """RuntimeError, on all ranks, where they go on from different checkpoints: a file system that lags shows it."""

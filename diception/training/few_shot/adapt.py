@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from diception.training.datamodule import build_augment
 from diception.training.few_shot.curve import Curve
 from diception.training.few_shot.forgetting import Forgetting
 from diception.training.few_shot.measure import Measured, Progress, best_and_worst, fair_baselines, measure
-from diception.training.few_shot.pairs import check_same_data, label_names, open_folders, split_for_stopping
+from diception.training.few_shot.pairs import check_kind, check_same_data, label_names, open_folders, split_for_stopping
 from diception.training.few_shot.report import FewShotReport
 from diception.training.footprint import footprint
 from diception.training.latents import LatentStream
@@ -63,13 +63,14 @@ class Adaptation:
         """Opens and checks; nothing is written."""
         if config.zoom != 1 and not config.tile:
             raise ValueError(f"zoom is {config.zoom}, but images are only enlarged to be cut into windows: add tile")
+        check_kind(config)
         labels = {"labels": label_names(config)} if config.names else {}
         self.task = task_for_kind(config.kind, config.name, **labels)
         self.config = config = _in_one_step(replace(config, out=config.out or f"runs/{config.name}"))
         self.out, self.progress, self.seconds = Path(config.out), progress, {}
         pairs, self.held_images = open_folders(config)
         self.pairs, self.stopping = split_for_stopping(pairs, config)
-        check_same_run(config, self.out / "few_shot.yaml")
+        check_same_run(config, self.out / "few_shot.yaml", fixed=("steps",))
         for count in config.learning_curve:
             if not 0 < count < len(self.pairs):
                 raise ValueError(f"learning_curve has {count}; allowed are 1 to {len(self.pairs) - 1}, below all pairs")
@@ -83,8 +84,9 @@ class Adaptation:
             _check_targets(shown, self.config.kind)
             self._remember(model)
         with self._timed("measure before"):
-            before = measure(model, shown, held_out, self.sampling, self.progress)
-            forgetting = Forgetting(model, self.config, self.plan.data.size, self.progress)
+            before = self._measure(model, shown, held_out)
+            with self._as_trained(model):
+                forgetting = Forgetting(model, self.config, self.plan.data.size, self.progress)
         smaller = [self._smaller(count, held_out) for count in self.config.learning_curve]
         with self._timed("train"):
             learned = self._learn(model, self.pairs, self.plan)
@@ -92,9 +94,10 @@ class Adaptation:
             return None
         module, curve = learned
         with self._timed("measure after"):
-            after = measure(model, shown, held_out, self.sampling, self.progress)
+            after = self._measure(model, shown, held_out)
             before.score.baselines = after.score.baselines = fair_baselines(shown, held_out)
-            forgotten = forgetting.after(model, NAME if self.config.adapter else None)
+            with self._as_trained(model):
+                forgotten = forgetting.after(model, NAME if self.config.adapter else None)
         held_out.task = after.task
         self._write(module, after.task)
         save_panel(best_and_worst(after, held_out), self.out / "panel.png")
@@ -120,7 +123,7 @@ class Adaptation:
 
     def _model(self) -> Diception:
         """The base with a fresh adapter, on its device; fixes the size."""
-        model = build_model(self.plan).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = build_model(self.plan).to(_device())
         if any(self.task.name == known["name"] or self.task.token == known["token"] for known in model.settings.tasks):
             raise ValueError(f"{self.config.model} already has a task {self.task.name!r}; choose another name")
         self.plan.data.size = size = self.config.size or model.settings.resolution
@@ -157,6 +160,7 @@ class Adaptation:
         module = fit(model, self._stream(model, pairs), [], plan, [curve])
         if stopped(module):
             return None
+        module.to(_device())  # the trainer has brought it back to the CPU
         curve.keep_best(module.trained())
         return module, curve
 
@@ -179,8 +183,17 @@ class Adaptation:
             model = self._model()
             if self._learn(model, pairs, plan) is None:
                 return None
-            score = measure(model, self._held_out(pairs), held_out, self.sampling, self.progress).score
+            score = self._measure(model, self._held_out(pairs), held_out).score
         return _point(count, score)
+
+    def _measure(self, model: Diception, shown: HeldOut, held_out: HeldOut) -> Measured:
+        with self._as_trained(model):
+            return measure(model, shown, held_out, self.sampling, self.progress)
+
+    def _as_trained(self, model: Diception) -> AbstractContextManager:
+        """Under the precision of the training: a base in bfloat16 computes in nothing else."""
+        mixed = self.config.precision == "bf16-mixed"
+        return torch.autocast(model.device.type, torch.bfloat16, enabled=mixed)
 
     def _write(self, module: DiceptionModule, task: Task) -> None:
         model = module.model
@@ -249,6 +262,10 @@ def _in_one_step(config: FewShotConfig) -> FewShotConfig:
 
 def _point(images: int, score: Score) -> dict:
     return {"images": images, "metric": score.primary, "value": score.value}
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _peak() -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diception.evaluation import Score
+from diception.tables import strict
 from diception.training.optim import EMA
 
 
@@ -68,7 +69,7 @@ class Curve(L.Callback):
 
     def _note(self, step: int, score: Score, trained: dict[str, Tensor]) -> None:
         self.points.append(Point(step, score.primary, score.value))
-        self.path.write_text("".join(json.dumps(asdict(point)) + "\n" for point in self.points))
+        self.path.write_text("".join(json.dumps(strict(asdict(point))) + "\n" for point in self.points))
         tqdm.write(f"step {step}: {score.primary} {score.value:.3f}")
         value = score.value if score.higher_is_better else -score.value
         self.idle += 1

@@ -28,9 +28,9 @@ class Forgotten:
     before: float
     adapted: float
     """With the adapter on."""
-    off: float
-    """With the adapter switched off."""
-    bit_equal: bool
+    off: float | None
+    """With the adapter switched off; None where there is none and the model itself was trained."""
+    bit_equal: bool | None
     """Whether the model then paints, bit for bit, what it did before."""
 
     def as_dict(self) -> dict:
@@ -52,14 +52,14 @@ class Forgetting:
     def after(self, model: Diception, adapter: str | None) -> list[Forgotten]:
         """Measures again; `adapter` None: the model itself was trained, and nothing can be switched off."""
         adapted = self._scores(model)
-        off, equal = adapted, False
+        off, equal = [None] * len(adapted), None
         if adapter is not None and self.asked:
             use_adapters(model, {})
-            off = self._scores(model)
+            off = [score.value for score in self._scores(model)]
             equal = paintings(model, self.asked, self.sampling, BIT_EQUAL) == self.painted
             use_adapters(model, {adapter: 1.0})
         return [
-            Forgotten(b.task, b.primary, b.higher_is_better, b.value, a.value, o.value, equal)
+            Forgotten(b.task, b.primary, b.higher_is_better, b.value, a.value, o, equal)
             for b, a, o in zip(self.before, adapted, off, strict=True)
         ]
 

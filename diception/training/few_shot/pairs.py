@@ -18,14 +18,20 @@ def label_names(config: FewShotConfig) -> tuple[str, ...]:
     return read_names(Path(config.names)) if config.names else ()
 
 
+def check_kind(config: FewShotConfig) -> TargetOptions:
+    """How targets are read; ValueError where that does not go with what they are."""
+    options = TargetOptions(config.depth_scale, None, config.invert, label_names(config))
+    check_options(options, config.kind)
+    return options
+
+
 def open_folders(config: FewShotConfig) -> tuple[PairedFolder, PairedFolder]:
     """Pairs to train on, and pairs to measure on: of folders of their own, or split off.
 
     Raises:
         ValueError: nothing matches, too few pairs, options that exclude each other, images that are in both.
     """
-    options = TargetOptions(config.depth_scale, None, config.invert, label_names(config))
-    check_options(options, config.kind)
+    options = check_kind(config)
 
     def opened(images: str, targets: str) -> PairedFolder:
         return PairedFolder(images, targets, config.kind, options, config.target_suffix)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 
 from diception.evaluation import Score
+from diception.tables import write_report
 from diception.training.few_shot.curve import Point
 from diception.training.few_shot.forgetting import Forgotten
 
@@ -49,7 +49,7 @@ class FewShotReport:
     def save(self, folder: Path) -> None:
         """Writes `report.json`, and `report.html` with the pictures that are in the folder."""
         scores = {"before": self.before.as_dict(), "after": self.after.as_dict()}
-        (folder / "report.json").write_text(json.dumps(asdict(self) | scores, indent=1) + "\n")
+        write_report(folder / "report.json", asdict(self) | scores)
         (folder / "report.html").write_text(_page(self, folder), encoding="utf8")
 
 
@@ -81,6 +81,9 @@ def _scores(report: FewShotReport) -> str:
 def _forgetting(forgotten: list[Forgotten]) -> str:
     if not forgotten:
         return ""
+    if forgotten[0].off is None:  # the model itself was trained
+        rows = [[f"{one.task}: {one.metric}", one.before, one.adapted] for one in forgotten]
+        return "<h2>The model's own tasks</h2>" + _table(["", "before", "after"], rows)
     rows = [[f"{one.task}: {one.metric}", one.before, one.adapted, one.off] for one in forgotten]
     equal = "yes" if all(one.bit_equal for one in forgotten) else "no"
     return (
