@@ -23,10 +23,10 @@ def read(runs: list[Path]) -> Curves:
     for run in runs:
         config = OmegaConf.load(run / "config.yaml")
         lines = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
-        only = config.data.validation[0].name
+        only = {task: source.name for source in config.data.validation for task in source.tasks}
         for line in lines:
             for name, score in zip(line["losses"], line["scores"], strict=True):
-                source = name.rpartition("/")[0] or only
+                source = name.rpartition("/")[0] or only[name]
                 metric = f"{score['task']} {score['primary']}"
                 samples = seen + line["step"] * config.batch_size / 1000
                 if line["step"]:
@@ -42,13 +42,16 @@ def plot(curves: Curves) -> Figure:
     columns = 4
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.6 * rows), layout="constrained")
+    names = list(dict.fromkeys(source for sources in curves.values() for source in sources))
+    end = max(samples for sources in curves.values() for points in sources.values() for samples, _ in points)
     for index, (metric, sources) in enumerate(curves.items()):
         axes = figure.add_subplot(rows, columns, index + 1, title=metric, xlabel="thousand samples")
         for source, points in sources.items():
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=source)
-        axes.set_ylim(bottom=0)
+            color = f"C{names.index(source)}"
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=color, label=source)
+        axes.set(xlim=(0, 1.03 * end), ylim=(0, axes.get_ylim()[1]))
         axes.grid(alpha=0.3)
-    figure.axes[0].legend()
+        axes.legend(fontsize="small")
     return figure
 
 
