@@ -153,6 +153,7 @@ def _merge(model: Diception, adapter: Adapters | None) -> None:
         weighed[info.name] = weight
         known = {task["name"]: task for task in [*model.settings.tasks, *info.tasks]}
         model.settings.tasks = list(known.values())
+        model.settings.sampling |= {task["name"]: dict(info.sampling) for task in info.tasks if info.sampling}
     use_adapters(model, weighed)
     merge_adapter(model)
 

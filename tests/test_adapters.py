@@ -195,6 +195,9 @@ def test_several_are_merged_with_weights(base: Path, files: dict[str, Path], tmp
     assert all(isinstance(answer, Prediction) for answer in answers)
     torch.testing.assert_close(answers[0].rgb, answers[1].rgb, atol=1e-5, rtol=1e-5)  # type: ignore[union-attr]
     assert set(merged.tasks) == {"depth", "crack", "rust"}
+    for name in ("depth", "crack", "rust"):
+        own = merged.adapters.sampling(merged.tasks[name])
+        assert own == pipeline.adapters.sampling(pipeline.tasks[name]), "sampled as before it was merged"
 
 
 def plain_transformer() -> SD3Transformer2DModel:

@@ -28,7 +28,9 @@ ALLOWED = {
     "codec": {"datasets.sample", "model", "tasks"},
     "panel": {"codec", "config", "datasets.sample", "inference", "evaluation", "model", "tasks"},
     "export": {"model", "tasks", "config"},
-    "training": {"annotations", "config", "flow", "tasks", "datasets", "model", "inference", "evaluation", "panel"},
+    "training": {
+        "annotations", "config", "flow", "tasks", "datasets", "model", "inference", "evaluation", "panel", "tables",
+    },
     "quickstart": {
         "annotations", "config", "datasets", "evaluation", "export", "inference", "model", "panel", "tasks", "training",
     },

@@ -47,8 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         export_release(arguments.run, arguments.out, adapters)
         print("the file says neither the order of points nor the encodings; they are in the model's diception.json")
     else:
-        dtype, autoencoder_dtype = (
-            getattr(torch, name) if name else None for name in (arguments.dtype, arguments.autoencoder_dtype)
-        )
+        dtype, given = getattr(torch, arguments.dtype), arguments.autoencoder_dtype
+        autoencoder_dtype = getattr(torch, given) if given else None
         export_directory(arguments.run, arguments.out, adapters, dtype, arguments.best, autoencoder_dtype)
     print(f"model: {arguments.out}")

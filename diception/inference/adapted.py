@@ -58,7 +58,7 @@ class LoadedAdapters:
         """
         settings, learned = self.model.settings, self._learned(task)
         own = {"steps": settings.steps, "guidance_scale": settings.guidance_scale, "window": 0}
-        own |= learned.sampling if learned is not None else {}
+        own |= learned.sampling if learned is not None else settings.sampling.get(task.name, {})
         if tile is not None:
             own["window"] = (own["window"] or settings.resolution) if tile else 0
         if own["window"] and not task.local:

@@ -39,6 +39,8 @@ class ModelSettings:
     """Denoising steps that serve it best, for whoever does not say."""
     guidance_scale: float = 2.0
     """The same for the guidance scale."""
+    sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Tasks that are sampled in another way, by name: fields of `SamplingConfig`, as their adapters brought them."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON; inverse of `from_dict`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -36,6 +36,10 @@ class Pose(Task):
         super().__post_init__()
         if not 0 < self.background <= 1:
             raise ValueError(f"task {self.name!r}: background is {self.background}; allowed: above 0 and at most 1")
+
+    def measured(self) -> Task:
+        """Every pixel counts."""
+        return replace(self, background=1.0)
 
     def serves(self, annotation: Keypoints) -> bool:
         return bool((annotation.people[..., 2] > 0).any())

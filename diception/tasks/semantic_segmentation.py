@@ -38,7 +38,7 @@ class SemanticSegmentation(Task):
 
     def measured(self) -> Task:
         """Only categories that are there: their IoU means something."""
-        return replace(self, negatives=0.0)
+        return replace(self, negatives=0.0, vocabulary=())
 
     def serves(self, annotation: InstanceMasks) -> bool:
         return any(c and mask.any() for c, mask in zip(annotation.categories, annotation.masks, strict=True))

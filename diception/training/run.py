@@ -51,7 +51,8 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | N
     module = fit(model, stream, open_held_out(config.data, tasks), config, callbacks)
     if stopped(module):
         return None
-    used = {name: tasks[name].as_dict() for name in sorted({n for source in config.data.sources for n in source.tasks})}
+    names = sorted({name for source in config.data.sources for name in source.tasks})
+    used = {name: tasks[name].measured().as_dict() for name in names}
     model.settings.tasks = list(({entry["name"]: entry for entry in model.settings.tasks} | used).values())
     write_model(module, config, list(used.values()))
     return trained_path(config)

@@ -20,11 +20,12 @@ NOISE, STRIPES = 0.025, 0.02
 
 def thermal(display: Array, generator: np.random.Generator) -> Array:
     """(3, H, W) display values in [0, 1] to false colours (3, H, W): what is dark is warm, within a drawn range."""
+    height, width = display.shape[1:]
     warmth = 1 - np.tensordot(WEIGHTS, display, axes=1)
     low, high = generator.uniform(0, 0.15), generator.uniform(0.85, 1)
-    warmth = ndimage.gaussian_filter(warmth, BLUR * warmth.shape[0])
-    warmth += NOISE * generator.standard_normal(warmth.shape, np.float32)
-    warmth += STRIPES * generator.standard_normal(warmth.shape[1], np.float32)
+    warmth = ndimage.gaussian_filter(warmth, BLUR * height)
+    warmth += NOISE * generator.standard_normal((height, width), np.float32)
+    warmth += STRIPES * generator.standard_normal(width, np.float32)
     levels = np.clip((warmth - low) / (high - low), 0, 1)
     ends = np.linspace(0, 1, len(PALETTE))
     return np.stack([np.interp(levels, ends, channel) for channel in PALETTE.T]).astype(np.float32)

@@ -198,13 +198,10 @@ class Adaptation:
     def _write(self, module: DiceptionModule, task: Task) -> None:
         model = module.model
         model.settings.tasks = [*model.settings.tasks, task.as_dict()]
-        sampling = self.sampling
-        model.settings.steps, model.settings.guidance_scale = (
-            (model.settings.steps, model.settings.guidance_scale)
-            if self.config.adapter
-            else (sampling.steps, sampling.guidance_scale)
-        )
-        write_model(module, self.plan, [task.as_dict()], asdict(sampling))
+        sampling = asdict(self.sampling)
+        if self.config.adapter is None:
+            model.settings.sampling[task.name] = sampling
+        write_model(module, self.plan, [task.as_dict()], sampling)
 
     def _report(self, module: DiceptionModule, curve: Curve, before: Score, after: Measured) -> FewShotReport:
         model, adapted = module.model, bool(self.config.adapter)
