@@ -62,6 +62,7 @@ class DiceptionModule(L.LightningModule):
     def teardown(self, stage: str) -> None:
         if self._processors:  # the model computes again as it did before training, bit for bit
             self.model.transformer.set_attn_processor(self._processors)
+            self._processors = {}
 
     def on_train_start(self) -> None:
         """RuntimeError, on all ranks, where they go on from different checkpoints: a file system that lags shows it."""
