@@ -159,8 +159,8 @@ def test_other_images_in_the_folder_of_an_adaptation_are_refused(
     shutil.copytree(pairs, copy)
     adapt(plan(base, copy, tmp_path / "out"))
     if renamed:
-        for folder in ("images", "mask"):
-            shutil.copy(copy / folder / "0.png", copy / folder / "another.png")
+        Image.fromarray(255 - np.array(Image.open(copy / "images" / "0.png"))).save(copy / "images" / "another.png")
+        shutil.copy(copy / "mask" / "0.png", copy / "mask" / "another.png")
     else:
         shutil.copy(copy / part / "1.png", copy / part / "0.png")
     with pytest.raises(ValueError, match="holds an adaptation with other (images|held_out)"):

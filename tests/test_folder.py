@@ -209,3 +209,16 @@ def test_real_nuclei_with_alpha_and_16_bit_maps() -> None:
         stored = np.asarray(Image.open(paired.pairs[i][1]))
         assert isinstance(mask, BinaryMask) and np.array_equal(mask.mask, stored > 0)
         assert sample.image.shape == (*stored.shape, 3) and 0 < mask.mask.mean() < 1
+
+
+def test_copies_of_an_image_are_left_out_and_told(tmp_path: Path) -> None:
+    for name in ("images", "targets"):
+        (tmp_path / name).mkdir()
+    for index, name in enumerate(("a", "b", "b copy", "c")):
+        Image.fromarray(np.full((8, 8, 3), 40 * min(index, 2) if name != "b copy" else 40, np.uint8)).save(
+            tmp_path / "images" / f"{name}.png"
+        )
+        Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / "targets" / f"{name}.png")
+    folder = PairedFolder(tmp_path / "images", tmp_path / "targets", "mask").without_copies()
+    assert [image.stem for image, _ in folder.pairs] == ["a", "b", "c"]
+    assert "3 pairs" in folder.table() and "b copy.png (has the bytes of another, b.png)" in folder.table()

@@ -148,9 +148,23 @@ class PairedFolder:
         hashes = [hashlib.sha256(f"{seed}/first/{image.stem}".encode()).digest() for image, _ in self.pairs]
         return self.subset(sorted(sorted(range(len(self)), key=lambda i: hashes[i])[:count]))
 
+    def without_copies(self) -> PairedFolder:
+        """Of images that are alike to the byte the first by name: a copy must not be measured on what it has taught."""
+        kept: dict[str, int] = {}
+        copies = {}
+        for number, digest in enumerate(self._digests()):
+            if kept.setdefault(digest, number) != number:
+                copies[self.pairs[number][0]] = f"has the bytes of another, {self.pairs[kept[digest]][0].name}"
+        part = self.subset(list(kept.values()))
+        part.left_out, part.found = self.left_out | copies, len(part)
+        return part
+
     def contents(self) -> set[str]:
         """Hashes of the images' bytes."""
-        return {hashlib.sha256(image.read_bytes()).hexdigest() for image, _ in self.pairs}
+        return set(self._digests())
+
+    def _digests(self) -> list[str]:
+        return [hashlib.sha256(image.read_bytes()).hexdigest() for image, _ in self.pairs]
 
     def fingerprint(self) -> str:
         """A hash of the names and contents of all pairs, to tell whether two runs saw the same."""

@@ -48,9 +48,9 @@ class QuickstartSettings:
     """Scenes before a thermal camera, to train on."""
     held_out: int = 64
     """The same to measure on."""
-    steps: int = 900
+    steps: int = 600
     """Optimizer steps of the training leg."""
-    adapter_steps: int = 700
+    adapter_steps: int = 500
     """Optimizer steps of the 50-image adaptation."""
     adapter_images: int = 50
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(steps=1, guidance_scale=1.0))

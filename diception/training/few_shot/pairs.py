@@ -34,7 +34,7 @@ def open_folders(config: FewShotConfig) -> tuple[PairedFolder, PairedFolder]:
     options = check_kind(config)
 
     def opened(images: str, targets: str) -> PairedFolder:
-        return PairedFolder(images, targets, config.kind, options, config.target_suffix)
+        return PairedFolder(images, targets, config.kind, options, config.target_suffix).without_copies()
 
     folder = opened(config.images, config.targets)
     if not config.val_images and not config.val_targets:
