@@ -27,7 +27,7 @@ from diception.model.checkpoint import load_model
 from diception.tasks import get_task
 from diception.training.few_shot import FewShotReport, adapt
 from diception.training.few_shot.curve import Curve
-from diception.training.latents import LatentStream
+from diception.training.latents import LatentStream, encode
 from diception.training.module import DiceptionModule
 
 IMAGE = render_scene(1, 0, 64).image
@@ -48,8 +48,9 @@ def stream_of(pairs: Path, crop: float) -> Stream:
 
 def test_latents_made_once_are_those_of_the_stream(base: Path, pairs: Path) -> None:
     model, stream = load_model(base), stream_of(pairs, 0.5)
-    latents = LatentStream(model, stream, 2 * PAIRS)
-    assert sorted(latents.examples.keys) == sorted(2 * [str(n) for n in range(PAIRS)])
+    examples = encode(model, stream, 2 * PAIRS)
+    latents = LatentStream(stream.pairs, stream.seed, examples)
+    assert sorted(examples.keys) == sorted(2 * [str(n) for n in range(PAIRS)])
     epochs = [[latents[turn + epoch * 2 * PAIRS] for turn in range(2 * PAIRS)] for epoch in range(2)]
     assert all(sorted(n for n, _ in epoch) == list(range(2 * PAIRS)) for epoch in epochs)
     assert [n for n, _ in epochs[0]] != [n for n, _ in epochs[1]]
@@ -61,9 +62,9 @@ def test_latents_made_once_are_those_of_the_stream(base: Path, pairs: Path) -> N
     plain.seeds = cached.seeds
     with torch.no_grad():
         torch.testing.assert_close(module.losses(cached)[0], module.losses(plain)[0], atol=1e-5, rtol=1e-4)
-    again = join_batches([latents.examples.select([0, 1]), latents.examples.select(range(2, 2 * PAIRS))])
-    assert again.keys == latents.examples.keys and again.latents is not None
-    assert torch.equal(again.latents, latents.examples.latents)
+    again = join_batches([examples.select([0, 1]), examples.select(range(2, 2 * PAIRS))])
+    assert again.keys == examples.keys and again.latents is not None
+    assert torch.equal(again.latents, examples.latents)
 
 
 def test_cached_latents_train_a_working_adapter(base: Path, pairs: Path, tmp_path: Path) -> None:

@@ -58,3 +58,11 @@ class DataConfig:
     """Share of a source's samples that may fail to decode, and are replaced, before the run stops."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation of the training samples."""
+    latents: int = 0
+    """So many first examples of the mixture are encoded once, by all ranks, into `<run>/latents`, before the first step;
+    the steps then go over these latents again and again, without reading, painting or encoding. 0: every step encodes
+    examples that have not been there before."""
+
+    def __post_init__(self) -> None:
+        if self.latents < 0:
+            raise ValueError(f"data.latents is {self.latents}; it must be 0 or more")

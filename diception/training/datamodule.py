@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from pathlib import Path
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from diception.config import AugmentConfig, DataConfig, TrainConfig
 from diception.datasets.cache import ShardCache
 from diception.datasets.mixture import PositionSampler, Source, Stream
+from diception.datasets.sample import join_batches
 from diception.datasets.shards import ShardReader
 from diception.datasets.transforms import Augment
 from diception.evaluation import HeldOut, world
+from diception.model.diception import Diception
 from diception.tasks import Task
-from diception.training.latents import LatentStream
+from diception.training.latents import AT_ONCE, LatentFiles, LatentStream, encode_batch
 
 
 class StreamModule(L.LightningDataModule):
-    """Serves the stream from wherever the trainer's step count says: nothing about data is ever saved."""
+    """Serves the stream from wherever the trainer's step count says: nothing about data is ever saved.
 
-    def __init__(self, stream: Stream | LatentStream, config: TrainConfig):
+    With `data.latents` its first examples are encoded into files of the run's folder before the first step.
+    """
+
+    def __init__(self, stream: Stream | LatentStream, model: Diception, config: TrainConfig):
+        """`model`: its autoencoder encodes."""
         super().__init__()
         self.stream = stream
+        self.model = model
         self.config = config
         ranks = config.devices * config.nodes
         if config.batch_size % (config.accumulate * ranks):
@@ -32,6 +41,30 @@ class StreamModule(L.LightningDataModule):
                 f"batch_size {config.batch_size} is not a multiple of accumulate x devices x nodes "
                 f"= {config.accumulate} x {config.devices} x {config.nodes}"
             )
+
+    def setup(self, stage: str) -> None:
+        """Encodes this rank's share of what is to be encoded and is not yet; Lightning waits for all ranks after it."""
+        if not self.config.data.latents or isinstance(self.stream, LatentStream):
+            return
+        assert self.trainer is not None
+        files = LatentFiles(Path(self.config.run) / "latents", self.config.data.latents)
+        parts = files.missing(*world())
+        loader = DataLoader(
+            self.stream,
+            batch_sampler=[part[i : i + AT_ONCE] for part in parts for i in range(0, len(part), AT_ONCE)],
+            collate_fn=self.stream.collate,
+            num_workers=self.config.data.workers,
+            worker_init_fn=_leave_signals,
+        )
+        autoencoder = self.model.autoencoder
+        home = next(autoencoder.parameters()).device
+        autoencoder.to(self.trainer.strategy.root_device)
+        batches = iter(tqdm(loader, "encode", unit="batch", disable=not self.trainer.is_global_zero or not parts))
+        for part in parts:
+            encoded = [encode_batch(self.model, next(batches)) for _ in range(-(-len(part) // AT_ONCE))]
+            files.write(part[0], join_batches(encoded))
+        autoencoder.to(home)
+        self.stream = LatentStream(self.stream.pairs, self.stream.seed, files)
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None

@@ -1,14 +1,24 @@
-"""A few images' latents, encoded once: the steps of an adaptation then neither read, augment nor encode anything."""
+"""Examples as latents, encoded once: the steps then neither read, augment, paint nor encode anything."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from diception.datasets.mixture import Stream
+from diception.datasets.mixture import Pair, Stream
 from diception.datasets.order import NOISE, PERMUTATION, generator
 from diception.datasets.sample import Batch, collate_training, join_batches
 from diception.flow import latent_weight
@@ -16,33 +26,35 @@ from diception.model.diception import Diception
 
 AT_ONCE = 8
 """Examples that are encoded together."""
+PART = 512
+"""Examples in a file."""
+TENSORS, TEXTS = ("latents", "valid", "points", "point_mask"), ("prompts", "tasks", "keys")
+
+
+class Examples(Protocol):
+    """Encoded examples, in memory (a Batch) or in files."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, numbers: Sequence[int]) -> Batch:
+        """The examples of these numbers."""
+        ...
 
 
 class LatentStream(Dataset[tuple[int, int]]):
-    """The first `count` examples of a stream as latents, over and over, each time in another order with other noise.
+    """The first examples of a stream as latents, over and over, each time in another order with other noise.
 
-    A stream of n samples draws each of them once in n positions: with `count` = k n there are k augmentations of each.
+    A stream of n samples of one task draws each of them once in n positions: k n examples hold k augmentations of each.
     `stream[p]` is the number of an example and the seed of its noise, on any number of ranks and after any resume.
     """
 
-    def __init__(
-        self, model: Diception, stream: Stream, count: int, progress: Callable[[Iterable], Iterable] = iter
-    ) -> None:
-        """Encodes now, on the model's device; the latents stay on the CPU.
-
-        Args:
-            model: its autoencoder encodes.
-            stream: of the examples.
-            count: of examples, at least 1.
-            progress: wraps the loop over batches of examples.
-        """
-        self.pairs, self.seed = stream.pairs, stream.seed
-        starts = progress(range(0, count, AT_ONCE))
-        self.examples = join_batches([_encode(model, stream, range(s, min(s + AT_ONCE, count))) for s in starts])
+    def __init__(self, pairs: Sequence[Pair], seed: int, examples: Examples) -> None:
+        """Of a stream's pairs, its seed, and its first examples, encoded."""
+        self.pairs, self.seed, self.examples = pairs, seed, examples
 
     def __getitem__(self, position: int) -> tuple[int, int]:
         epoch, turn = divmod(position, len(self.examples))
-        order = generator(self.seed, PERMUTATION, epoch).permutation(len(self.examples))
+        order = _order(self.seed, epoch, len(self.examples))
         return int(order[turn]), int(generator(self.seed, NOISE, position).integers(1 << 63))
 
     def collate(self, chosen: Sequence[tuple[int, int]]) -> Batch:
@@ -51,11 +63,89 @@ class LatentStream(Dataset[tuple[int, int]]):
         return replace(self.examples.select(numbers), seeds=torch.tensor(seeds, dtype=torch.int64))
 
 
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return generator(seed, PERMUTATION, epoch).permutation(count)
+
+
+def encode(model: Diception, stream: Stream, count: int, progress: Callable[[Iterable], Iterable] = iter) -> Batch:
+    """The first `count` examples of a stream with latents in place of pixels, encoded on the model's device, now.
+
+    Args:
+        model: its autoencoder encodes.
+        stream: of the examples.
+        count: of examples, at least 1.
+        progress: wraps the loop over batches of examples.
+    """
+    starts = progress(range(0, count, AT_ONCE))
+    parts = ([stream[position] for position in range(s, min(s + AT_ONCE, count))] for s in starts)
+    return join_batches([encode_batch(model, collate_training(part)) for part in parts])
+
+
 @torch.no_grad()
-def _encode(model: Diception, stream: Stream, positions: Iterable[int]) -> Batch:
-    """The examples at these positions with latents in place of pixels."""
-    batch = collate_training([stream[position] for position in positions])
+def encode_batch(model: Diception, batch: Batch) -> Batch:
+    """The batch, on the CPU, with latents in place of its pixels."""
     assert batch.target is not None and batch.valid is not None
-    latents = torch.stack([model.encode(rgb.to(model.device)).cpu() for rgb in (batch.image, batch.target)], dim=1)
-    weight, nothing = latent_weight(batch.valid, model.autoencoder.factor), batch.image.new_empty(len(batch), 3, 0, 0)
-    return replace(batch, image=nothing, target=nothing, valid=weight, latents=latents)
+    device = next(model.autoencoder.parameters()).device
+    latents = torch.stack([model.encode(rgb.to(device)).cpu() for rgb in (batch.image, batch.target)], dim=1)
+    weight = latent_weight(batch.valid, model.autoencoder.factor)
+    return replace(batch, image=_no_pixels(len(batch)), target=_no_pixels(len(batch)), valid=weight, latents=latents)
+
+
+def _no_pixels(count: int) -> Tensor:
+    return torch.empty(count, 3, 0, 0)
+
+
+class LatentFiles:
+    """Encoded examples in files of PART each, in half precision: more than memory holds, and there after any end.
+
+    Ranks write different files; each file is there whole or not at all.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        """`count`: of the examples; files of those that are missing are written by `write`."""
+        self.folder, self.count = folder, count
+        self._open: dict[int, tuple[Any, dict[str, list[str]]]] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "count": self.count, "_open": {}}
+
+    def missing(self, rank: int, ranks: int) -> list[list[int]]:
+        """Of the parts that this rank is to write and that are not there, the positions of their examples."""
+        parts = range(rank, -(-self.count // PART), ranks)
+        every = {part: list(range(part * PART, min((part + 1) * PART, self.count))) for part in parts}
+        return [positions for part, positions in every.items() if not self._path(part).exists()]
+
+    def write(self, first: int, batch: Batch) -> None:
+        """One part, of which `first` is the position of the first example."""
+        assert batch.latents is not None and batch.valid is not None
+        tensors = {name: getattr(batch, name).contiguous() for name in TENSORS}
+        tensors |= {name: tensors[name].half() for name in ("latents", "valid")}
+        path = self._path(first // PART)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        save_file(tensors, partial, {"texts": json.dumps({name: getattr(batch, name) for name in TEXTS})})
+        partial.replace(path)
+
+    def select(self, numbers: Sequence[int]) -> Batch:
+        """The examples of these numbers, in float32."""
+        rows = [self._row(*divmod(number, PART)) for number in numbers]
+        tensors = {name: torch.cat([row[name] for row in rows]) for name in TENSORS}
+        tensors |= {name: tensors[name].float() for name in ("latents", "valid")}
+        texts = {name: [row[name] for row in rows] for name in TEXTS}
+        nothing = _no_pixels(len(rows))
+        return Batch(image=nothing, target=nothing, seeds=torch.zeros(len(rows), dtype=torch.int64), **tensors, **texts)
+
+    def _row(self, part: int, row: int) -> dict[str, Any]:
+        if part not in self._open:
+            file: Any = safe_open(self._path(part), "pt")
+            self._open[part] = file, json.loads(file.metadata()["texts"])
+        file, texts = self._open[part]
+        tensors = {name: file.get_slice(name)[row : row + 1] for name in TENSORS}
+        return tensors | {name: values[row] for name, values in texts.items()}
+
+    def _path(self, part: int) -> Path:
+        return self.folder / f"part-{part:06}.safetensors"

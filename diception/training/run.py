@@ -70,7 +70,7 @@ def fit(
     check_strategy(config)
     check_same_run(config, folder / "config.yaml")
     names = sorted({pair.task.name for pair in stream.pairs})
-    module, data = DiceptionModule(model, config, names), StreamModule(stream, config)
+    module, data = DiceptionModule(model, config, names), StreamModule(stream, model, config)
     module.configure_optimizers()  # as all above the folder: refuses what does not fit before anything is written
     ema = EMA(config.optim.ema) if config.optim.ema else None
     batch_size = config.batch_size // (config.accumulate * config.devices * config.nodes)

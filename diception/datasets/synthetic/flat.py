@@ -80,7 +80,7 @@ def _blob(
 
 def _cells(generator: np.random.Generator, size: int) -> Layout:
     """The cells of Voronoi (some of several seeds, so that sizes differ) on a warped plane, with walls between them."""
-    count = int(np.exp(generator.uniform(np.log(5), np.log(70))))
+    count = int(np.exp(generator.uniform(np.log(3), np.log(70))))
     merged = generator.integers(max(1, int(count * generator.uniform(0.5, 1))), size=count).astype(np.int16)
     seeds = generator.uniform(-0.1 * size, 1.1 * size, (count, 2))
     smooth = generator.uniform(0.04, 0.12) * size
@@ -90,7 +90,8 @@ def _cells(generator: np.random.Generator, size: int) -> Layout:
     _, nearest = KDTree(seeds).query(places)
     owner = merged[np.asarray(nearest)].reshape(size, size)
     borders = ndimage.grey_dilation(owner, 3) != ndimage.grey_erosion(owner, 3)
-    half = np.exp(generator.uniform(np.log(0.6), np.log(2.5))) * size / 128
+    # Thick walls between large cells alone: something must be left of these.
+    half = np.exp(generator.uniform(np.log(0.6), np.log(1.5 + 12 / count))) * size / 128
     wall = np.asarray(ndimage.distance_transform_edt(~borders)) < half
     return Layout(np.where(wall, -1, owner).astype(np.int16), wall, "cell")
 
@@ -125,9 +126,10 @@ def _look(generator: np.random.Generator, layout: Layout, size: int) -> Array:
     rest = below + uniform(0, 0.3) * contrast * noise(size, generator)
     out = above + uniform(0, 0.25) * contrast * noise(size, generator) + _shades(generator, layout, contrast)
     grey = np.where(layout.mask, out, rest)
-    if generator.random() < 0.5:
+    for _ in range(generator.integers(3)):
         grey += _specks(generator, layout, contrast, size)
-    grey = ndimage.gaussian_filter(grey, uniform(0.3, 1.4) * size / 128)
+    grey += _grain(generator, size) * uniform(0, 0.2) * contrast
+    grey = ndimage.gaussian_filter(grey, uniform(0.3, 1.6) * size / 128)
     slope = np.linspace(-1, 1, size, dtype=np.float32)
     grey *= 1 + uniform(-0.25, 0.25) * slope[:, None] + uniform(-0.25, 0.25) * slope[None]
     grey += uniform(0, 0.12) * contrast * generator.standard_normal(grey.shape)
@@ -141,10 +143,19 @@ def _shades(generator: np.random.Generator, layout: Layout, contrast: float) -> 
 
 
 def _specks(generator: np.random.Generator, layout: Layout, contrast: float, size: int) -> npt.NDArray[np.float64]:
-    """(size, size) small things that belong to nothing: organelles, dust."""
-    grains = ndimage.gaussian_filter(generator.standard_normal((size, size)), generator.uniform(0.7, 2) * size / 128)
-    found = grains > np.quantile(grains, generator.uniform(0.9, 0.99))
-    return np.where(found & ~layout.mask, generator.uniform(-0.7, 0.7) * contrast, 0.0)
+    """(size, size) small things that belong to nothing: organelles, some of them but a rim, dust."""
+    grains = _grain(generator, size, np.exp(generator.uniform(np.log(0.7), np.log(4))))
+    found = grains > np.quantile(grains, generator.uniform(0.85, 0.99))
+    if generator.random() < 0.3:
+        found &= ~ndimage.binary_erosion(found, iterations=int(generator.integers(1, 4)))
+    return np.where(found & ~layout.mask, generator.uniform(-0.8, 0.8) * contrast, 0.0)
+
+
+def _grain(generator: np.random.Generator, size: int, scale: float = 0.0) -> npt.NDArray[np.float64]:
+    """(size, size) of standard deviation 1, of spots of this size in pixels of 128, drawn where it is 0."""
+    scale = scale or generator.uniform(0.6, 2)
+    spots = ndimage.gaussian_filter(generator.standard_normal((size, size)), scale * size / 128, mode="wrap")
+    return spots / spots.std()
 
 
 def _coloured(

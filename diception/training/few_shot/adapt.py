@@ -39,7 +39,7 @@ from diception.training.few_shot.measure import Measured, Progress, best_and_wor
 from diception.training.few_shot.pairs import check_kind, check_same_data, label_names, open_folders, split_for_stopping
 from diception.training.few_shot.report import FewShotReport
 from diception.training.footprint import footprint
-from diception.training.latents import LatentStream
+from diception.training.latents import LatentStream, encode
 from diception.training.module import DiceptionModule
 from diception.training.run import fit, stopped, trained_path, write_model
 
@@ -173,7 +173,8 @@ class Adaptation:
         stream = Stream([source], tasks, size, seed, build_augment(augment))
         if not self.config.cached:
             return stream
-        return LatentStream(model, stream, self.config.cached * len(pairs), self.progress)
+        examples = encode(model, stream, self.config.cached * len(pairs), self.progress)
+        return LatentStream(stream.pairs, stream.seed, examples)
 
     def _smaller(self, count: int, held_out: HeldOut) -> dict | None:
         """A point of the learning curve: the same steps on fewer pairs, from the same base."""

@@ -1,0 +1,97 @@
+"""Examples encoded once into files: what the stream has, by whichever ranks, and trained on as if encoded in the step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from running import assert_close_to_the_step, assert_equal, in_processes, losses, train_until, weights
+
+from diception.config import TrainConfig
+from diception.datasets.mixture import Stream
+from diception.datasets.sample import Batch
+from diception.model.diception import Diception
+from diception.training import latents as module
+from diception.training.build import build_model, build_tasks
+from diception.training.datamodule import open_stream
+from diception.training.latents import LatentFiles, LatentStream, encode
+from diception.training.run import train
+
+COUNT = 22
+
+
+@pytest.fixture
+def config(train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    monkeypatch.setattr(module, "PART", 8)
+    return replace(train_config, data=replace(train_config.data, latents=COUNT))
+
+
+def opened(config: TrainConfig) -> tuple[Diception, Stream]:
+    model = build_model(config)
+    return model, open_stream(config.data, build_tasks(config, model), config.seed)
+
+
+def written(model: Diception, stream: Stream, folder: Path, rank: int = 0, ranks: int = 1) -> LatentFiles:
+    files, whole = LatentFiles(folder, COUNT), encode(model, stream, COUNT)
+    for part in files.missing(rank, ranks):
+        files.write(part[0], whole.select(part))
+    return files
+
+
+def same(one: Batch, other: Batch) -> bool:
+    assert one.latents is not None and other.latents is not None
+    torch.testing.assert_close(one.latents, other.latents, rtol=1e-3, atol=1e-3)
+    tensors = [(a, b) for a, b in ((one.points, other.points), (one.point_mask, other.point_mask))]
+    texts = (one.prompts, one.tasks, one.keys) == (other.prompts, other.tasks, other.keys)
+    return texts and all(torch.equal(a, b) for a, b in tensors)
+
+
+def test_files_of_all_ranks_hold_the_first_examples(config: TrainConfig, tmp_path: Path) -> None:
+    model, stream = opened(config)
+    for rank in (1, 0):
+        files = written(model, stream, tmp_path / "latents", rank, 2)
+    assert files.missing(0, 1) == []
+    numbers = [21, 0, 7, 8, 15, 3]
+    assert same(files.select(numbers), encode(model, stream, COUNT).select(numbers))
+    (tmp_path / "latents" / "part-000001.safetensors").unlink()
+    assert files.missing(0, 1) == [list(range(8, 16))] and files.missing(0, 2) == []
+
+
+def test_an_epoch_has_every_example_once(config: TrainConfig, tmp_path: Path) -> None:
+    model, stream = opened(config)
+    latents = LatentStream(stream.pairs, stream.seed, written(model, stream, tmp_path / "latents"))
+    epochs = [[latents[turn + COUNT * epoch] for turn in range(COUNT)] for epoch in range(2)]
+    assert all(sorted(n for n, _ in epoch) == list(range(COUNT)) for epoch in epochs)
+    assert [n for n, _ in epochs[0]] != [n for n, _ in epochs[1]]
+    assert len({seed for epoch in epochs for _, seed in epoch}) == 2 * COUNT
+
+
+def test_a_run_on_files_goes_on_where_it_stopped(config: TrainConfig, tmp_path: Path) -> None:
+    whole = replace(config, run=str(tmp_path / "whole"))
+    train(whole)
+    train_until(config, 4)
+    made = sorted((Path(config.run) / "latents").iterdir())
+    times = [path.stat().st_mtime_ns for path in made]
+    assert len(made) == 3
+    train(config)
+    assert [path.stat().st_mtime_ns for path in made] == times
+    assert_equal(weights(Path(whole.run) / "model"), weights(Path(config.run) / "model"))
+    fresh = replace(config, run=str(tmp_path / "fresh"), data=replace(config.data, latents=0))
+    train(fresh)
+    assert losses(Path(fresh.run)) != losses(Path(config.run))
+
+
+def test_two_processes_on_files_take_the_steps_of_one(train_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(train_config, data=replace(train_config.data, latents=COUNT))
+    train(config)
+    shared = in_processes(replace(config, run=str(tmp_path / "shared"), devices=2))
+    one, two = losses(Path(config.run)), losses(shared)
+    assert one.keys() == two.keys() and max(abs(one[step] - two[step]) for step in one) < 1e-5
+    assert_close_to_the_step(weights(shared / "model"), weights(Path(config.run) / "model"))
+
+
+def test_a_number_below_zero_is_refused(train_config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="latents is -1"):
+        replace(train_config.data, latents=-1)
