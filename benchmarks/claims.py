@@ -135,16 +135,24 @@ class Bench:
     def claim(self, name: str, steps: int, seeds: int) -> dict[str, list[Scores]]:
         """Scores of every variant and seed of a claim; those that are there are read."""
         rows: dict[str, list[Scores]] = {}
+        self._note(name, {"steps": steps, "count": self.count, "overrides": self.overrides})
         reader = held_out_scenes(self.count, 128, 1, tqdm)
         for seed in range(seeds):
             for variant in CLAIMS[name]:
                 run = self.out / name / f"{variant.name.replace(' ', '-')}-{seed}"
-                file = run / f"scores-{steps}.json"
+                file = run / "scores.json"
                 if not file.exists():
                     config = recipe(variant, seed, steps, run, self.overrides)
                     write_report(file, train_variant(config, variant, reader, 128))
                 rows.setdefault(variant.name, []).append(json.loads(file.read_text()))
         return rows
+
+    def _note(self, name: str, asked: dict) -> None:
+        """Refuses a folder with results of another command."""
+        made = self.out / name / "options.json"
+        if made.exists() and (before := json.loads(made.read_text())) != asked:
+            raise SystemExit(f"{made.parent} has results of {before}, asked is {asked}; choose another --out")
+        write_report(made, asked)
 
     def sampling(self, model: str, seeds: int, domain: int) -> dict[str, list[Scores]]:
         """Scores of a trained model at several samplings; a seed draws other noise, points and categories."""

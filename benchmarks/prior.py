@@ -17,7 +17,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from unet import UNet
 
+from diception.annotations import BinaryMask
 from diception.config import AdapterConfig, FewShotConfig, load_config
 from diception.datasets.folder import PairedFolder
 from diception.datasets.mixture import PositionSampler, Source, Stream
@@ -37,12 +38,15 @@ from diception.datasets.synthetic import SyntheticScenes
 from diception.evaluation import HeldOut
 from diception.model.checkpoint import load_model, save_model
 from diception.model.diception import small_model
+from diception.model.lora import base_hash
 from diception.tables import format_table, write_report
 from diception.tasks import task_for_kind
 from diception.training.datamodule import build_augment
 from diception.training.few_shot import adapt, open_folders
 
 SIZE, IMAGES, HELD_OUT = 128, 50, 25
+KEYS = ("task", "images", "targets", "invert", "tile", "last", "steps", "overrides")
+"""Options on which every result depends."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,18 @@ METHODS = (
 
 
 def prepare(arguments: argparse.Namespace, out: Path) -> None:
-    """Folders `train` and `held`, and of `train` the parts `fit` and `choose`, each with images and targets."""
-    if (out / "choose").exists():
+    """Folders `train` and `held`, and of `train` the parts `fit` and `choose`, each with images and targets.
+
+    What all this was made with is noted beside them; another command wants another folder.
+    """
+    asked = {name: str(getattr(arguments, name)) for name in KEYS} | {"base": base_hash(load_model(arguments.model))}
+    made = out / "options.json"
+    if made.exists():
+        differ = [name for name, value in json.loads(made.read_text()).items() if asked[name] != value]
+        if differ:
+            raise SystemExit(f"{out} has results for other {', '.join(differ)}; choose another --out")
         return
+    shutil.rmtree(out, ignore_errors=True)  # of a preparation that was interrupted
     images, targets = arguments.images, arguments.targets
     if images is None:
         images, targets = render(arguments.task, out / "all")
@@ -85,6 +98,7 @@ def prepare(arguments: argparse.Namespace, out: Path) -> None:
             (out / part / kind).mkdir(parents=True, exist_ok=True)
             for file in files:
                 shutil.copy(file, out / part / kind / file.name)
+    write_report(made, asked)
 
 
 def last_apart(folder: PairedFolder, count: int) -> tuple[PairedFolder, PairedFolder]:
@@ -135,14 +149,14 @@ class Bench:
     unet_seconds: float = 0.0
 
     def score(self, method: Method, rate: float, seed: int, train: str, held: str) -> dict[str, float]:
-        """IoU on `held` after learning from `train`, and seconds."""
+        """IoU on `held` after learning from `train`, and the seconds that learning took, latents included."""
         run = self.out / "runs" / f"{method.name.replace(' ', '-')}-{rate:g}-{train}-{seed}"
-        file = run / f"score-{self.steps}.json"
+        file = run / "score.json"
         if not file.exists():
+            shutil.rmtree(run, ignore_errors=True)  # what was interrupted has other times
             config = self.config(method, rate, seed, train, held, run)
-            start = time.perf_counter()
-            value = learn_unet(config, self.unet_seconds) if method.unet else learned(config)
-            write_report(file, {"iou": value, "seconds": time.perf_counter() - start})
+            value, seconds = learn_unet(config, self.unet_seconds) if method.unet else learned(config)
+            write_report(file, {"iou": value, "seconds": seconds})
         return json.loads(file.read_text())
 
     def config(self, method: Method, rate: float, seed: int, train: str, held: str, run: Path) -> FewShotConfig:
@@ -162,20 +176,20 @@ class Bench:
         return max(found, key=found.__getitem__)
 
 
-def learned(config: FewShotConfig) -> float:
-    """IoU of an adaptation."""
+def learned(config: FewShotConfig) -> tuple[float, float]:
+    """IoU of an adaptation, and the seconds that its training took."""
     report = adapt(config, bar)
     if report is None:
         raise SystemExit("stopped by a signal; the same command goes on")
-    return report.after.value
+    return report.after.value, report.seconds["train"]
 
 
 def bar(items: Iterable) -> Iterable:
     return tqdm(items, leave=False)
 
 
-def learn_unet(config: FewShotConfig, seconds: float) -> float:
-    """IoU of a U-Net that sees the same augmented pictures; its threshold is fitted on the training images, too."""
+def learn_unet(config: FewShotConfig, seconds: float) -> tuple[float, float]:
+    """IoU and seconds of a U-Net on the same augmented pictures, its threshold fitted on the training images, too."""
     task = task_for_kind("mask", config.name)
     train, held = open_folders(config)
     zoom = config.zoom if config.tile else 0.0
@@ -192,24 +206,25 @@ def learn_unet(config: FewShotConfig, seconds: float) -> float:
         optimizer.param_groups[0]["lr"] = (
             config.lr * min(1.0, 20 * (1 - left)) * (0.01 + 0.99 * np.sin(left * np.pi / 2) ** 2)
         )
-        loss = nn.functional.binary_cross_entropy_with_logits(net(batch.image), batch.target[:, :1])
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16-mixed"):
+            logits = net(batch.image)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), batch.target[:, :1])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     net.eval()
-    painted, truths = paint(net, HeldOut(task, train, len(train), SIZE, zoom=zoom))
-    task = task.calibrated(painted, truths)
+    task = task.calibrated(paint(net, HeldOut(task, train, len(train), SIZE, zoom=zoom)))
     evaluator = task.evaluator()
-    for rgb, truth in zip(*paint(net, HeldOut(task, held, len(held), SIZE, zoom=zoom)), strict=True):
+    for rgb, truth in paint(net, HeldOut(task, held, len(held), SIZE, zoom=zoom)):
         evaluator.update(task.decode(rgb), truth)
-    return evaluator.compute()["iou"]
+    return evaluator.compute()["iou"], seconds
 
 
 @torch.no_grad()
-def paint(net: nn.Module, held_out: HeldOut) -> tuple[list, list]:
-    examples = list(held_out)
-    painted = [net(torch.from_numpy(e.image)[None]).sigmoid()[0].expand(3, -1, -1).numpy() for e in examples]
-    return painted, [e.target.truth for e in examples]
+def paint(net: nn.Module, held_out: HeldOut) -> Iterator[tuple[np.ndarray, BinaryMask]]:
+    for example in held_out:
+        painted = net(torch.from_numpy(example.image)[None]).sigmoid()[0].expand(3, -1, -1).numpy()
+        yield painted, example.target.truth  # type: ignore[misc]
 
 
 def main() -> None:
@@ -243,7 +258,7 @@ def main() -> None:
         rows[method.name] = {"iou": statistics.mean(values), "deviation": deviation, "rate": rate, "seconds": seconds}
     print(format_table(list(rows.items()), ["iou", "deviation", "rate", "seconds"]))
     if len(rows) == len(METHODS):
-        write_report(out / f"prior-{arguments.steps}.json", rows)
+        write_report(out / "prior.json", rows)
 
 
 def adapter_seconds(bench: Bench, seeds: int) -> float:

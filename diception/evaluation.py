@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -45,6 +45,8 @@ class Score:
     seed: int
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    zoom: float = 0.0
+    """Images were predicted in windows at so many times their own size, and measured so; 0: squashed to `size`."""
 
     @property
     def value(self) -> float:
@@ -101,6 +103,12 @@ class HeldOut:
         share, own = copy.copy(self), self.indices[rank::ranks]
         share.indices = own + self.indices[: math.ceil(len(self) / ranks) - len(own)]
         return share, len(own)
+
+    def only(self, numbers: Sequence[int]) -> HeldOut:
+        """The samples of these numbers, counted from 0, in this order."""
+        chosen = copy.copy(self)
+        chosen.indices = [self.indices[number] for number in numbers]
+        return chosen
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -192,6 +200,7 @@ def score_of(held_out: HeldOut, sampling: SamplingConfig, evaluator: Evaluator) 
         guidance_scale=sampling.guidance_scale,
         seed=held_out.seed,
         metrics=evaluator.compute(),
+        zoom=held_out.zoom,
     )
 
 
@@ -259,11 +268,14 @@ def evaluate_tasks(
     batch_size: int = 16,
     baselines: bool = True,
 ) -> list[Score]:
-    """Scores of every task that the data serves at every sampling, with a progress bar, beside the baselines."""
+    """Scores of every task that the data serves at every sampling, with a progress bar, beside the baselines.
+
+    Where the samplings have windows, all the same ones, images keep their own size times their zoom.
+    """
     tasks, samplings = [variant for task in tasks for variant in task.variants()], list(samplings)
     scores: list[Score] = []
     for task in tasks:
-        held_out = HeldOut(task, reader, count, size, seed)
+        held_out = HeldOut(task, reader, count, size, seed, zoom=samplings[0].zoom if samplings[0].window else 0.0)
         if not len(held_out):
             continue
         guesses = baselines_of_protocols(held_out) if baselines else itertools.repeat({})

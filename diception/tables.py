@@ -23,7 +23,8 @@ def format_scores(scores: Sequence[Score]) -> str:
 def _block(scores: list[Score]) -> str:
     first = scores[0]
     arrow = "higher is better" if first.higher_is_better else "lower is better"
-    title = f"{first.task}  [{first.protocol}; {first.primary}: {arrow}; {first.count} samples at {first.size} px]"
+    size = f"in windows of {first.size} px at {first.zoom:g} x their size" if first.zoom else f"at {first.size} px"
+    title = f"{first.task}  [{first.protocol}; {first.primary}: {arrow}; {first.count} samples {size}]"
     rows = [(f"{s.steps} step{'s' * (s.steps > 1)}, guidance {s.guidance_scale:g}", s.metrics) for s in scores]
     rows += [(f"baseline: {name}", metrics) for name, metrics in first.baselines.items()]
     return title + "\n" + format_table(rows, sorted(first.metrics, key=lambda name: name != first.primary))

@@ -249,5 +249,5 @@ def test_a_threshold_among_equals_is_the_middle_one() -> None:
     mask = np.zeros((8, 8), bool)
     mask[2:6, 2:6] = True
     painted = np.where(mask, 0.95, 0.05).astype(np.float32)[None].repeat(3, axis=0)
-    fitted = task_for_kind("mask", "crack").calibrated([painted], [BinaryMask(mask)])
+    fitted = task_for_kind("mask", "crack").calibrated([(painted, BinaryMask(mask))])
     assert fitted.as_dict()["threshold"] == pytest.approx(0.5)

@@ -1,4 +1,4 @@
-"""Examples encoded once into files: what the stream has, by whichever ranks, and trained on as if encoded in the step."""
+"""Examples encoded once into files: what the stream has, by whichever ranks, and runs that train on them."""
 
 from __future__ import annotations
 

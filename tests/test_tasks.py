@@ -383,11 +383,11 @@ def test_a_threshold_is_calibrated_on_what_was_painted() -> None:
         np.clip(0.35 * encode(task, t).rgb + rng.normal(0, 0.03, (3, SIZE, SIZE)), 0, 1).astype(np.float32)
         for t in truths
     ]
-    fitted = task.calibrated(dim, truths)
+    fitted = task.calibrated(zip(dim, truths, strict=True))
     assert score(task, [(task.decode(r), t) for r, t in zip(dim, truths, strict=True)]) < 0.1
     assert score(fitted, [(fitted.decode(r), t) for r, t in zip(dim, truths, strict=True)]) > 0.98
     assert task_from_dict(fitted.as_dict()) == fitted
-    assert get_task("depth").calibrated(dim, truths) is get_task("depth")
+    assert get_task("depth").calibrated(zip(dim, truths, strict=True)) is get_task("depth")
 
 
 def test_people_are_put_together_again() -> None:

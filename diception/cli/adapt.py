@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from diception.config import FewShotConfig, load_config
-    from diception.training.few_shot import adapt, open_folders
+    from diception.training.few_shot import Adaptation
 
     names = ("model", "images", "targets", "kind", "name", "held_out", "val_images", "val_targets", "out", "steps")
     names += ("tile", "target_suffix", "invert", "depth_scale", "names", "cached", "one_step", "patience")
@@ -59,9 +59,11 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = f"presets/{arguments.preset}" if arguments.preset else arguments.config
     config = load_config(chosen, arguments.overrides, FewShotConfig)
     config = replace(config, **{key: value for key, value in given.items() if value is not None})
-    train_images, held_images = open_folders(config)
-    print(train_images.table(), f"{len(train_images)} to train on, {len(held_images)} to measure on", sep="\n")
-    report = adapt(config, partial(tqdm, leave=False))
+    adaptation = Adaptation(config, partial(tqdm, leave=False))
+    decide = f"{len(adaptation.stopping)} to decide when to stop, " if adaptation.stopping is not None else ""
+    counts = f"{len(adaptation.pairs)} to train on, {decide}{len(adaptation.held_images)} to measure on"
+    print(adaptation.pairs.table(), counts, sep="\n")
+    report = adaptation.run()
     if report is None:
         print("stopped by a signal; the same command goes on")
     else:

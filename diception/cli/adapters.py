@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from diception.model.adapters import read_adapter
+    from diception.model.adapters import read_info
 
     for folder in arguments.folders:
         if not folder.is_dir():
@@ -38,7 +38,7 @@ def _list(arguments: argparse.Namespace) -> None:
     print(f"{'adapter':48} {'tasks':24} {'rank':>5} {'maps':>6} {'share':>7} {'steps':>7} base")
     for path in paths:
         try:
-            print(_row(path, read_adapter(path)[1]))
+            print(_row(path, read_info(path)))
         except ValueError as error:
             print(f"{str(path):48} {error}")
 

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domain", type=int, default=1, help="domain of the rendered scenes (default 1)")
     parser.add_argument("--count", type=int, default=200, help="samples per task (default 200)")
     parser.add_argument("--tasks", help="names with commas; by default every task of the model that the data serves")
-    parser.add_argument("--size", type=int, help="side in pixels (default: the model's resolution)")
+    parser.add_argument("--size", type=int, help="squash to this side in pixels (default: as the task was learned)")
     parser.add_argument("--steps", type=int, nargs="+", help="numbers of denoising steps (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, default=1.0, help="guidance runs above 1 (default 1)")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -41,7 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
     pipeline = load_pipeline(arguments)
     names = arguments.tasks.split(",") if arguments.tasks else sorted(pipeline.tasks)
     tasks = [pipeline.get_task(name) for name in names]
-    size = pipeline.model.settings.resolution if arguments.size is None else arguments.size
+    resolution = pipeline.model.settings.resolution
+    size = resolution if arguments.size is None else arguments.size
     check_size((size, size))
     bar = partial(tqdm, desc="render", unit="scene", leave=False)
     reader = (
@@ -52,9 +53,11 @@ def run(arguments: argparse.Namespace) -> None:
     scores = []
     for task in tasks:
         pipeline.adapters.activate(pipeline.adapters.weights(task))
-        own = pipeline.adapters.sampling(task, guidance_scale=arguments.guidance_scale, tile=False)
+        tile = None if arguments.size is None else False
+        own = pipeline.adapters.sampling(task, guidance_scale=arguments.guidance_scale, tile=tile)
         samplings = [replace(own, steps=steps) for steps in arguments.steps or [own.steps]]
-        options = {"count": arguments.count, "size": size, "seed": arguments.seed, "batch_size": arguments.batch_size}
+        side = arguments.size or own.window or own.size or resolution
+        options = {"count": arguments.count, "size": side, "seed": arguments.seed, "batch_size": arguments.batch_size}
         scores += evaluate_tasks(pipeline.model, [task], reader, samplings, **options)
     if not scores:
         raise ValueError(f"the data serves none of the tasks {', '.join(names)}")

@@ -59,9 +59,9 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Augmentation of the training samples."""
     latents: int = 0
-    """So many first examples of the mixture are encoded once, by all ranks, into `<run>/latents`, before the first step;
-    the steps then go over these latents again and again, without reading, painting or encoding. 0: every step encodes
-    examples that have not been there before."""
+    """So many first examples of the mixture are encoded once, by all ranks, into `<run>/latents`, before the first
+    step; the steps then go over these again and again, without reading, painting or encoding. 0: every step encodes
+    new examples."""
 
     def __post_init__(self) -> None:
         if self.latents < 0:

@@ -132,14 +132,17 @@ class SamplingConfig:
     """With windows, pictures are first enlarged so many times, for what is finer than the model's patches."""
     start: str = "noise"
     """From what the sampler starts: `noise`, or `zero`, for an adapter that was trained so to answer in one step."""
+    size: int = 0
+    """Side in pixels, a multiple of 16, to which whole pictures are squashed; 0: the model's resolution."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if not 0 <= self.guidance_scale < float("inf"):
             raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be a number from 0 on")
-        if self.window < 0 or self.window % 16:
-            raise ValueError(f"window is {self.window}; it must be 0 or a positive multiple of 16")
+        for name in ("window", "size"):
+            if (value := getattr(self, name)) < 0 or value % 16:
+                raise ValueError(f"{name} is {value}; it must be 0 or a positive multiple of 16")
         if not 0 < self.zoom <= MAX_ZOOM:
             raise ValueError(f"zoom is {self.zoom}; it must be above 0 and at most {MAX_ZOOM}")
         if self.start not in STARTS:

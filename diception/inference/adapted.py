@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diception.config import SamplingConfig
-from diception.model.adapters import AdapterInfo, load_adapter, read_adapter
+from diception.model.adapters import AdapterInfo, load_adapter, read_info
 from diception.model.diception import Diception
 from diception.model.lora import use_adapters
 from diception.tasks import Task
@@ -27,7 +27,7 @@ class LoadedAdapters:
 
     def load(self, path: str | Path, name: str | None = None) -> AdapterInfo:
         """Adds an adapter under a name, by default that of its first task; ValueError as `adapters.load_adapter`."""
-        name = str(read_adapter(path)[1].tasks[0]["name"]) if name is None else name
+        name = str(read_info(path).tasks[0]["name"]) if name is None else name
         self.infos[name] = load_adapter(self.model, path, name)
         return self.infos[name]
 

@@ -244,7 +244,7 @@ class Pipeline:
         for question in checked:
             sampling = self.adapters.sampling(question.task, steps, guidance_scale, tile)
             tiled, zoom = sampling.window > 0, sampling.zoom
-            working = working_size(sampling.window or resolution, size, keep_aspect, tiled, zoom)
+            working = working_size(sampling.window or sampling.size or resolution, size, keep_aspect, tiled, zoom)
             ways.append(Way(working, sampling, self.adapters.weights(question.task)))
         return self._answers(requests, checked, ways, noise, batch_size, progress, unreadable)
 

@@ -117,11 +117,10 @@ def load_adapter(model: Diception, path: str | Path, name: str = NAME) -> Adapte
         ValueError: no adapter file, made for another base, a name that is taken, or any key missing, unexpected or of
             another shape; the model is then as it was.
     """
-    tensors, info = read_adapter(path)
-    found = base_hash(model)
+    info, found = read_info(path), base_hash(model)
     if info.base_hash != found:
         raise ValueError(f"{path} was made for the base {info.base_hash}, this model's transformer is {found}")
-    before = active_adapters(model)
+    tensors, before = load_file(_file(path)), active_adapters(model)
     share = add_lora(model, info.rank, info.alpha, info.targets, name=name)
     own = adapter_weights(model, name)
     wrong = [f"missing {k}" for k in sorted({*own, *PROMPTS} - tensors.keys())]
@@ -139,7 +138,13 @@ def load_adapter(model: Diception, path: str | Path, name: str = NAME) -> Adapte
 
 
 def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
-    """An adapter's tensors and what it says of itself, without a model.
+    """An adapter's tensors and what it says of itself, without a model; ValueError as `read_info`."""
+    info = read_info(path)
+    return load_file(_file(path)), info
+
+
+def read_info(path: str | Path) -> AdapterInfo:
+    """What an adapter says of itself; its tensors are not read.
 
     Raises:
         ValueError: no file, not readable, or no adapter of this project.
@@ -150,7 +155,6 @@ def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     try:
         with safe_open(str(file), framework="pt") as opened:
             metadata = json.loads((opened.metadata() or {}).get(KEY, "{}"))
-        tensors = load_file(file)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is not readable: {error}") from error
     if not isinstance(metadata, dict) or metadata.pop("format", None) != FORMAT:
@@ -161,7 +165,7 @@ def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     needed = known - {"sampling", "share", "name"}
     if wrong := sorted((needed - metadata.keys()) | (metadata.keys() - known)):
         raise ValueError(f"{file}: its metadata lacks or should not have {', '.join(wrong)}")
-    return tensors, AdapterInfo(**metadata)
+    return AdapterInfo(**metadata)
 
 
 def write_peft(path: str | Path, out: str | Path) -> list[Path]:

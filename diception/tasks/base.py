@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -166,7 +166,7 @@ class Task(ABC):
         """What classical methods see in the image (H, W, 3) alone, by name; most tasks name none."""
         return {}
 
-    def calibrated(self, painted: Sequence[Array], truths: Sequence[Annotation]) -> Task:
+    def calibrated(self, found: Iterable[tuple[Array, Annotation]]) -> Task:
         """The task with the decoder's free parameter fitted to pictures (3, H, W) and truths; most have none."""
         return self
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diception.annotations import RGBImage
+from diception.annotations import Annotation, RGBImage
 from diception.metrics import psnr
 from diception.tasks.base import Array, MeanEvaluator, Target, Task
 
@@ -31,6 +31,10 @@ class ImageTask(Task):
 
     def evaluator(self) -> ImageEvaluator:
         return ImageEvaluator()
+
+    def references(self, image: NDArray[np.uint8]) -> dict[str, Annotation]:
+        """The image itself, as if nothing were to be changed."""
+        return {"the image unchanged": RGBImage(image.transpose(2, 0, 1).astype(np.float32) / 255)}
 
     def visualize(self, annotation: RGBImage, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         return np.rint(annotation.rgb.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)

@@ -35,12 +35,7 @@ class StreamModule(L.LightningDataModule):
         self.stream = stream
         self.model = model
         self.config = config
-        ranks = config.devices * config.nodes
-        if config.batch_size % (config.accumulate * ranks):
-            raise ValueError(
-                f"batch_size {config.batch_size} is not a multiple of accumulate x devices x nodes "
-                f"= {config.accumulate} x {config.devices} x {config.nodes}"
-            )
+        check_batches(config)
 
     def setup(self, stage: str) -> None:
         """Encodes this rank's share of what is to be encoded and is not yet; Lightning waits for all ranks after it."""
@@ -84,6 +79,15 @@ class StreamModule(L.LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=4 if workers else None,
+        )
+
+
+def check_batches(config: TrainConfig) -> None:
+    """ValueError where a batch cannot be split evenly."""
+    if config.batch_size % (config.accumulate * config.devices * config.nodes):
+        raise ValueError(
+            f"batch_size {config.batch_size} is not a multiple of accumulate x devices x nodes "
+            f"= {config.accumulate} x {config.devices} x {config.nodes}"
         )
 
 

@@ -133,9 +133,9 @@ class LatentFiles:
     def select(self, numbers: Sequence[int]) -> Batch:
         """The examples of these numbers, in float32."""
         rows = [self._row(*divmod(number, PART)) for number in numbers]
-        tensors = {name: torch.cat([row[name] for row in rows]) for name in TENSORS}
+        tensors: dict[str, Any] = {name: torch.cat([row[name] for row in rows]) for name in TENSORS}
         tensors |= {name: tensors[name].float() for name in ("latents", "valid")}
-        texts = {name: [row[name] for row in rows] for name in TEXTS}
+        texts: dict[str, Any] = {name: [row[name] for row in rows] for name in TEXTS}
         nothing = _no_pixels(len(rows))
         return Batch(image=nothing, target=nothing, seeds=torch.zeros(len(rows), dtype=torch.int64), **tensors, **texts)
 

@@ -12,7 +12,7 @@ from diception.model.checkpoint import transformer_outline
 from diception.model.weights import TINY
 from diception.training.build import build_model, check_precision, check_same_run, config_tasks
 from diception.training.checkpoints import newest_checkpoint
-from diception.training.datamodule import StreamModule, open_held_out, open_stream
+from diception.training.datamodule import check_batches, open_held_out, open_stream
 from diception.training.footprint import footprint
 from diception.training.loggers import build_loggers
 from diception.training.module import build_density
@@ -34,7 +34,7 @@ def plan(config: TrainConfig) -> str:
     check_same_run(config, folder / "config.yaml")
     tasks = config_tasks(config, [])
     stream = open_stream(config.data, tasks, config.seed)
-    StreamModule(stream, config)
+    check_batches(config)
     held_out = open_held_out(config.data, tasks)
     newest = newest_checkpoint(folder)
     lines = [
@@ -79,9 +79,16 @@ def _autoencoder(config: TrainConfig) -> Path:
 
 
 def _data(config: TrainConfig, stream: Stream) -> list[str]:
-    drawn = config.steps * config.batch_size
+    drawn = encoded = config.steps * config.batch_size
     lines = [f"{drawn} samples are drawn:"]
+    if config.data.latents:
+        encoded, cells = config.data.latents, (config.data.size // 8) ** 2
+        size = encoded * cells * 2 * 16 * 2 / 1e9  # image and target, channels, bytes
+        lines = [
+            f"{encoded} samples are drawn and encoded once, about {size:.1f} GB in {config.run}/latents, "
+            f"and each is trained on {drawn / encoded:.1f} times:"
+        ]
     for pair in stream.pairs:
         share, count = pair.slots / BLOCK, len(pair.samples)
-        lines.append(f"  {pair.name}: {share:.1%}, {count} samples, each {drawn * share / count:.1f} times")
+        lines.append(f"  {pair.name}: {share:.1%}, {count} samples, each {encoded * share / count:.1f} times")
     return lines

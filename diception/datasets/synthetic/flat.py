@@ -145,9 +145,9 @@ def _shades(generator: np.random.Generator, layout: Layout, contrast: float) -> 
 def _specks(generator: np.random.Generator, layout: Layout, contrast: float, size: int) -> npt.NDArray[np.float64]:
     """(size, size) small things that belong to nothing: organelles, some of them but a rim, dust."""
     grains = _grain(generator, size, np.exp(generator.uniform(np.log(0.7), np.log(4))))
-    found = grains > np.quantile(grains, generator.uniform(0.85, 0.99))
+    found = np.asarray(grains > np.quantile(grains, generator.uniform(0.85, 0.99)))
     if generator.random() < 0.3:
-        found &= ~ndimage.binary_erosion(found, iterations=int(generator.integers(1, 4)))
+        found &= np.logical_not(ndimage.binary_erosion(found, iterations=int(generator.integers(1, 4))))
     return np.where(found & ~layout.mask, generator.uniform(-0.8, 0.8) * contrast, 0.0)
 
 

@@ -29,7 +29,7 @@ from diception.inference.requests import check_size
 from diception.model.diception import Diception
 from diception.model.lora import NAME, adapter_names, adapter_share, base_hash
 from diception.model.weights import write_json
-from diception.panel import save_panel
+from diception.panel import Row, save_panel
 from diception.tasks import Task, task_for_kind
 from diception.training.build import build_model, check_same_run
 from diception.training.datamodule import build_augment
@@ -57,7 +57,10 @@ def adapt(config: FewShotConfig, progress: Progress = iter) -> FewShotReport | N
 
 
 class Adaptation:
-    """Everything that its parts share: task, pairs, plan and how it is measured."""
+    """Everything that its parts share: task, pairs, plan and how it is measured.
+
+    `pairs` are trained on, `stopping` decide when to stop (None: nothing does), `held_images` are measured on.
+    """
 
     def __init__(self, config: FewShotConfig, progress: Progress):
         """Opens and checks; nothing is written."""
@@ -87,7 +90,9 @@ class Adaptation:
             before = self._measure(model, shown, held_out)
             with self._as_trained(model):
                 forgetting = Forgetting(model, self.config, self.plan.data.size, self.progress)
+        model.cpu()  # one at a time on the device
         smaller = [self._smaller(count, held_out) for count in self.config.learning_curve]
+        model.to(_device())
         with self._timed("train"):
             learned = self._learn(model, self.pairs, self.plan)
         if learned is None or None in smaller:
@@ -100,7 +105,7 @@ class Adaptation:
                 forgotten = forgetting.after(model, NAME if self.config.adapter else None)
         held_out.task = after.task
         self._write(module, after.task)
-        save_panel(best_and_worst(after, held_out), self.out / "panel.png")
+        save_panel(self._panel(model, after, held_out), self.out / "panel.png")
         report = self._report(module, curve, before.score, after)
         report.learning_curve = [*(one for one in smaller if one), _point(len(self.pairs), after.score)]
         if not self.config.learning_curve:
@@ -113,7 +118,7 @@ class Adaptation:
     def sampling(self) -> SamplingConfig:
         """How predictions are sampled, when measured and by default ever after."""
         if not self.config.tile:
-            return self.config.sampling
+            return replace(self.config.sampling, size=self.config.size)
         return replace(self.config.sampling, window=self.plan.data.size, zoom=self.config.zoom)
 
     @property
@@ -152,7 +157,7 @@ class Adaptation:
         every = self.config.validate_every or (max(1, plan.steps // 20) if self.config.patience else 0)
         Path(plan.run).mkdir(parents=True, exist_ok=True)
         curve = Curve(
-            lambda: measure(model, shown, watched, self.sampling).score,
+            lambda: measure(model, shown, watched, self.sampling, self.progress).score,
             every,
             self.config.patience,
             Path(plan.run) / "curve.jsonl",
@@ -190,6 +195,10 @@ class Adaptation:
     def _measure(self, model: Diception, shown: HeldOut, held_out: HeldOut) -> Measured:
         with self._as_trained(model):
             return measure(model, shown, held_out, self.sampling, self.progress)
+
+    def _panel(self, model: Diception, after: Measured, held_out: HeldOut) -> list[Row]:
+        with self._as_trained(model):
+            return best_and_worst(model, after, held_out, self.sampling)
 
     def _as_trained(self, model: Diception) -> AbstractContextManager:
         """Under the precision of the training: a base in bfloat16 computes in nothing else."""
