@@ -11,16 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from shots import plan
 from small import generator, make_model, pictures
 
 from diception.annotations import BinaryMask
 from diception.config import FewShotConfig, SamplingConfig
 from diception.datasets.images import own_size
-from diception.datasets.sample import Batch, Sample
+from diception.datasets.sample import Batch, MemoryReader, Sample
+from diception.datasets.synthetic import render_scene
 from diception.datasets.transforms import Augment
+from diception.evaluation import HeldOut, evaluate, evaluate_tasks
 from diception.flow import seeded_noise
 from diception.inference import Pipeline, generate
 from diception.inference.windows import Windows
+from diception.model.adapters import read_info
+from diception.tables import format_scores
 from diception.tasks import get_task, task_for_kind
 from diception.training.few_shot import adapt
 
@@ -157,3 +162,27 @@ def test_a_task_is_learned_and_measured_in_windows(tmp_path: Path, zoom: float) 
     config.kind, config.out = "depth", str(tmp_path / "depth")
     with pytest.raises(ValueError, match="kind depth needs the whole picture"):
         adapt(config)
+
+
+def test_a_task_learned_in_windows_is_evaluated_in_them() -> None:
+    samples = [render_scene(0, index, 96) for index in range(2)]
+    task, model = task_for_kind("mask", "novel"), make_model()
+    for zoom, side in ((1.0, 96), (2.0, 192)):
+        sampling = SamplingConfig(1, 1.0, window=64, zoom=zoom)
+        [score] = evaluate_tasks(model, [task], MemoryReader(samples), [sampling], count=2, size=64)
+        held_out = HeldOut(task, MemoryReader(samples), 2, 64, zoom=zoom)
+        assert [example.target.truth.size for example in held_out] == [(side, side)] * 2
+        assert score.metrics == evaluate(model, held_out, sampling).metrics
+        assert score.zoom == zoom and f"in windows of 64 px at {zoom:g} x their size" in format_scores([score])
+    [whole] = evaluate_tasks(model, [task], MemoryReader(samples), [SamplingConfig(1, 1.0)], count=2, size=64)
+    assert whole.zoom == 0 and "at 64 px" in format_scores([whole])
+
+
+def test_an_adapter_remembers_the_size_it_was_trained_at(base: Path, pairs: Path, tmp_path: Path) -> None:
+    report = adapt(plan(base, pairs, tmp_path / "out", size=32))
+    assert report is not None and read_info(report.adapter).sampling["size"] == 32
+    pipeline = Pipeline.from_pretrained(base, adapter=report.adapter)
+    image = render_scene(0, 7, 64).image
+    assert pipeline(image, "novel").rgb.shape[-2:] == (32, 32)
+    assert pipeline(image, "depth").rgb.shape[-2:] == (64, 64)
+    assert pipeline(image, "novel", size=(64, 64)).rgb.shape[-2:] == (64, 64)

@@ -13,11 +13,7 @@ import numpy as np
 import torch
 
 from diception.config import (
-    AdapterConfig,
-    DataConfig,
     FewShotConfig,
-    ModelConfig,
-    OptimConfig,
     SamplingConfig,
     TrainConfig,
     save_config,
@@ -37,6 +33,7 @@ from diception.training.few_shot.curve import Curve
 from diception.training.few_shot.forgetting import Forgetting
 from diception.training.few_shot.measure import Measured, Progress, best_and_worst, fair_baselines, measure
 from diception.training.few_shot.pairs import check_kind, check_same_data, label_names, open_folders, split_for_stopping
+from diception.training.few_shot.recipe import in_one_step, train_config
 from diception.training.few_shot.report import FewShotReport
 from diception.training.footprint import footprint
 from diception.training.latents import LatentStream, encode
@@ -69,7 +66,7 @@ class Adaptation:
         check_kind(config)
         labels = {"labels": label_names(config)} if config.names else {}
         self.task = task_for_kind(config.kind, config.name, **labels)
-        self.config = config = _in_one_step(replace(config, out=config.out or f"runs/{config.name}"))
+        self.config = config = in_one_step(replace(config, out=config.out or f"runs/{config.name}"))
         self.out, self.progress, self.seconds = Path(config.out), progress, {}
         pairs, self.held_images = open_folders(config)
         self.pairs, self.stopping = split_for_stopping(pairs, config)
@@ -77,7 +74,7 @@ class Adaptation:
         for count in config.learning_curve:
             if not 0 < count < len(self.pairs):
                 raise ValueError(f"learning_curve has {count}; allowed are 1 to {len(self.pairs) - 1}, below all pairs")
-        self.plan = _plan(config)
+        self.plan = train_config(config)
 
     def run(self) -> FewShotReport | None:
         """Measure, train, measure, write."""
@@ -259,14 +256,6 @@ def _check_targets(shown: HeldOut, kind: str) -> None:
         )
 
 
-def _in_one_step(config: FewShotConfig) -> FewShotConfig:
-    """Where asked for: sigma 1 alone and zeros for noise, so that the one answer is the mean of all."""
-    if not config.one_step:
-        return config
-    flow = replace(config.flow, share_at_one=1.0, start="zero", prompt_dropout=0.0)
-    return replace(config, flow=flow, sampling=replace(config.sampling, steps=1, guidance_scale=1.0, start="zero"))
-
-
 def _point(images: int, score: Score) -> dict:
     return {"images": images, "metric": score.primary, "value": score.value}
 
@@ -280,29 +269,3 @@ def _peak() -> float:
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _plan(config: FewShotConfig) -> TrainConfig:
-    return TrainConfig(
-        run=config.out,
-        seed=config.seed,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        accumulate=config.accumulate,
-        precision=config.precision,
-        validate_every=0,
-        model=ModelConfig(
-            base=config.model,
-            base_precision=config.base_precision,
-            autoencoder_precision=config.autoencoder_precision,
-            gradient_checkpointing=config.gradient_checkpointing,
-            compile=config.compile,
-        ),
-        data=DataConfig(size=config.size, workers=0 if config.cached else config.workers),
-        flow=config.flow,
-        optim=OptimConfig(
-            name=config.optimizer, lr=config.lr, warmup=max(1, config.steps // 20), schedule="cosine", ema=0.99
-        ),
-        sampling=config.sampling,
-        adapter=AdapterConfig(**asdict(config.adapter)) if config.adapter else None,
-    )
