@@ -43,8 +43,10 @@ from diception.tables import format_table, write_report
 from diception.tasks import task_for_kind
 from diception.training.datamodule import build_augment
 from diception.training.few_shot import adapt, open_folders
+from diception.training.few_shot.measure import fitting
 
 SIZE, IMAGES, HELD_OUT = 128, 50, 25
+PARTS = ("train", "held", "fit", "choose")
 KEYS = ("task", "images", "targets", "invert", "tile", "last", "steps", "overrides")
 """Options on which every result depends."""
 
@@ -81,7 +83,12 @@ def prepare(arguments: argparse.Namespace, out: Path) -> None:
         if differ:
             raise SystemExit(f"{out} has results for other {', '.join(differ)}; choose another --out")
         return
-    shutil.rmtree(out, ignore_errors=True)  # of a preparation that was interrupted
+    for part in ("all", *PARTS):  # of a preparation that was interrupted
+        if any(
+            (out / part).resolve() in path.resolve().parents for path in (arguments.images, arguments.targets) if path
+        ):
+            raise SystemExit(f"{out / part} is where this writes; choose another --out")
+        shutil.rmtree(out / part, ignore_errors=True)
     images, targets = arguments.images, arguments.targets
     if images is None:
         images, targets = render(arguments.task, out / "all")
@@ -93,7 +100,7 @@ def prepare(arguments: argparse.Namespace, out: Path) -> None:
         rest, held = folder.split(HELD_OUT, 0)
         train = rest.first(IMAGES, 0) if len(rest) > IMAGES else rest
         fit, choose = train.split(len(train) // 5, 1)
-    for part, pairs in (("train", train), ("held", held), ("fit", fit), ("choose", choose)):
+    for part, pairs in zip(PARTS, (train, held, fit, choose), strict=True):
         for kind, files in zip(("images", "targets"), zip(*pairs.pairs, strict=True), strict=True):
             (out / part / kind).mkdir(parents=True, exist_ok=True)
             for file in files:
@@ -152,7 +159,8 @@ class Bench:
         """IoU on `held` after learning from `train`, and the seconds that learning took, latents included."""
         run = self.out / "runs" / f"{method.name.replace(' ', '-')}-{rate:g}-{train}-{seed}"
         file = run / "score.json"
-        if not file.exists():
+        known = json.loads(file.read_text()) if file.exists() else None
+        if known is None or (method.unet and known["seconds"] != self.unet_seconds):
             shutil.rmtree(run, ignore_errors=True)  # what was interrupted has other times
             config = self.config(method, rate, seed, train, held, run)
             value, seconds = learn_unet(config, self.unet_seconds) if method.unet else learned(config)
@@ -180,7 +188,7 @@ def learned(config: FewShotConfig) -> tuple[float, float]:
     """IoU of an adaptation, and the seconds that its training took."""
     report = adapt(config, bar)
     if report is None:
-        raise SystemExit("stopped by a signal; the same command goes on")
+        raise SystemExit("stopped by a signal; the same command begins this run again")
     return report.after.value, report.seconds["train"]
 
 
@@ -213,7 +221,7 @@ def learn_unet(config: FewShotConfig, seconds: float) -> tuple[float, float]:
         loss.backward()
         optimizer.step()
     net.eval()
-    task = task.calibrated(paint(net, HeldOut(task, train, len(train), SIZE, zoom=zoom)))
+    task = task.calibrated(paint(net, fitting(HeldOut(task, train, len(train), SIZE, zoom=zoom))))
     evaluator = task.evaluator()
     for rgb, truth in paint(net, HeldOut(task, held, len(held), SIZE, zoom=zoom)):
         evaluator.update(task.decode(rgb), truth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,13 +75,17 @@ def test_a_run_on_files_goes_on_where_it_stopped(config: TrainConfig, tmp_path: 
     train_until(config, 4)
     made = sorted((Path(config.run) / "latents").iterdir())
     times = [path.stat().st_mtime_ns for path in made]
-    assert len(made) == 3
+    assert [path.suffix for path in made] == [".json", *3 * [".safetensors"]]
     train(config)
-    assert [path.stat().st_mtime_ns for path in made] == times
+    assert [path.stat().st_mtime_ns for path in made[1:]] == times[1:]
     assert_equal(weights(Path(whole.run) / "model"), weights(Path(config.run) / "model"))
     fresh = replace(config, run=str(tmp_path / "fresh"), data=replace(config.data, latents=0))
     train(fresh)
     assert losses(Path(fresh.run)) != losses(Path(config.run))
+    stale = replace(config, run=str(tmp_path / "stale"), data=replace(config.data, latents=COUNT + 1))
+    shutil.copytree(Path(config.run) / "latents", Path(stale.run) / "latents")
+    with pytest.raises(ValueError, match="has examples of another count; delete it"):
+        train(stale)
 
 
 def test_two_processes_on_files_take_the_steps_of_one(train_config: TrainConfig, tmp_path: Path) -> None:

@@ -42,21 +42,21 @@ def run(arguments: argparse.Namespace) -> None:
     names = arguments.tasks.split(",") if arguments.tasks else sorted(pipeline.tasks)
     tasks = [pipeline.get_task(name) for name in names]
     resolution = pipeline.model.settings.resolution
-    size = resolution if arguments.size is None else arguments.size
-    check_size((size, size))
+    if arguments.size is not None:
+        check_size((arguments.size, arguments.size))
     bar = partial(tqdm, desc="render", unit="scene", leave=False)
+    tile = None if arguments.size is None else False
+    ways = [pipeline.adapters.sampling(task, guidance_scale=arguments.guidance_scale, tile=tile) for task in tasks]
+    sides = [arguments.size or way.window or way.size or resolution for way in ways]
     reader = (
         ShardReader(arguments.shards)
         if arguments.shards
-        else held_out_scenes(arguments.count, size, arguments.domain, bar)
+        else held_out_scenes(arguments.count, max(sides), arguments.domain, bar)
     )
     scores = []
-    for task in tasks:
+    for task, own, side in zip(tasks, ways, sides, strict=True):
         pipeline.adapters.activate(pipeline.adapters.weights(task))
-        tile = None if arguments.size is None else False
-        own = pipeline.adapters.sampling(task, guidance_scale=arguments.guidance_scale, tile=tile)
         samplings = [replace(own, steps=steps) for steps in arguments.steps or [own.steps]]
-        side = arguments.size or own.window or own.size or resolution
         options = {"count": arguments.count, "size": side, "seed": arguments.seed, "batch_size": arguments.batch_size}
         scores += evaluate_tasks(pipeline.model, [task], reader, samplings, **options)
     if not scores:

@@ -60,7 +60,7 @@ class LoadedAdapters:
         own = {"steps": settings.steps, "guidance_scale": settings.guidance_scale, "window": 0}
         own |= learned.sampling if learned is not None else settings.sampling.get(task.name, {})
         if tile is not None:
-            own["window"] = (own["window"] or settings.resolution) if tile else 0
+            own["window"] = (own["window"] or own.get("size") or settings.resolution) if tile else 0
         if own["window"] and not task.local:
             raise ValueError(f"task {task.name!r} needs the whole picture at once; it cannot be tiled")
         given = {"steps": steps, "guidance_scale": guidance_scale}

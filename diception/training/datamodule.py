@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -19,6 +20,7 @@ from diception.datasets.shards import ShardReader
 from diception.datasets.transforms import Augment
 from diception.evaluation import HeldOut, world
 from diception.model.diception import Diception
+from diception.model.hashing import weights_hash
 from diception.tasks import Task
 from diception.training.latents import AT_ONCE, LatentFiles, LatentStream, encode_batch
 
@@ -43,6 +45,7 @@ class StreamModule(L.LightningDataModule):
             return
         assert self.trainer is not None
         files = LatentFiles(Path(self.config.run) / "latents", self.config.data.latents)
+        files.claim(self._identity(self.stream), note=self.trainer.is_global_zero)
         parts = files.missing(*world())
         loader = DataLoader(
             self.stream,
@@ -61,8 +64,18 @@ class StreamModule(L.LightningDataModule):
         autoencoder.to(home)
         self.stream = LatentStream(self.stream.pairs, self.stream.seed, files)
 
+    def _identity(self, stream: Stream) -> dict[str, Any]:
+        """What the encoded examples depend on."""
+        weights = dict(self.model.autoencoder.state_dict())
+        pairs = [(pair.name, pair.slots, len(pair.samples), pair.task.as_dict()) for pair in stream.pairs]
+        return {"size": stream.size, "seed": stream.seed, "autoencoder": weights_hash(weights), "mixture": pairs}
+
     def train_dataloader(self) -> DataLoader:
+        """RuntimeError where encoded examples of other ranks are not to be seen."""
         assert self.trainer is not None
+        files = self.stream.examples if isinstance(self.stream, LatentStream) else None
+        if isinstance(files, LatentFiles) and (unseen := files.missing(0, 1)):
+            raise RuntimeError(f"{len(unseen)} parts of {files.folder} are not to be seen here: do ranks share it?")
         rank, ranks = world()
         part = self.config.batch_size // self.config.accumulate
         start = self.trainer.global_step * self.config.accumulate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -23,6 +22,7 @@ from diception.datasets.order import NOISE, PERMUTATION, generator
 from diception.datasets.sample import Batch, collate_training, join_batches
 from diception.flow import latent_weight
 from diception.model.diception import Diception
+from diception.model.weights import read_json, write_json
 
 AT_ONCE = 8
 """Examples that are encoded together."""
@@ -113,6 +113,23 @@ class LatentFiles:
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "count": self.count, "_open": {}}
 
+    def claim(self, identity: dict[str, Any], note: bool) -> None:
+        """Refuses a folder with examples made of something else; `note`: this rank writes what they are made of.
+
+        Raises:
+            ValueError: names what differs.
+        """
+        identity = json.loads(json.dumps(identity | {"count": self.count, "part": PART}))
+        noted = self.folder / "latents.json"
+        before = read_json(noted) if noted.exists() else identity
+        if differ := [name for name, value in identity.items() if before.get(name) != value]:
+            raise ValueError(
+                f"{self.folder} has examples of another {', '.join(differ)}; delete it, or choose another run"
+            )
+        if note:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(noted, identity)
+
     def missing(self, rank: int, ranks: int) -> list[list[int]]:
         """Of the parts that this rank is to write and that are not there, the positions of their examples."""
         parts = range(rank, -(-self.count // PART), ranks)
@@ -126,7 +143,7 @@ class LatentFiles:
         tensors |= {name: tensors[name].half() for name in ("latents", "valid")}
         path = self._path(first // PART)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial = path.with_suffix(".partial")  # no other process writes this part
         save_file(tensors, partial, {"texts": json.dumps({name: getattr(batch, name) for name in TEXTS})})
         partial.replace(path)
 

@@ -42,8 +42,8 @@ def measure(
     """Score on the held-out images, with the decoder's free parameter, if any, fitted on some of those trained on."""
     task = held_out.task
     if task.fitted:
-        fitting = shown.only(range(0, len(shown), -(-len(shown) // FITTED)))
-        task = shown.task.calibrated(_counted(predictions(model, fitting, sampling), len(fitting), progress))
+        some = fitting(shown)
+        task = shown.task.calibrated(_counted(predictions(model, some, sampling), len(some), progress))
     whole, values = task.evaluator(), []
     for rgb, truth in _counted(predictions(model, held_out, sampling), len(held_out), progress):
         decoded, alone = task.decode(rgb), task.evaluator()
@@ -51,6 +51,11 @@ def measure(
             evaluator.update(decoded, truth)
         values.append(alone.compute()[alone.primary])
     return Measured(score_of(held_out, sampling, whole), task, values)
+
+
+def fitting(shown: HeldOut) -> HeldOut:
+    """Those to which a decoder is fitted, evenly spread."""
+    return shown.only(np.linspace(0, len(shown) - 1, min(FITTED, len(shown))).round().astype(int).tolist())
 
 
 def _counted(found: Iterator[T], count: int, progress: Progress) -> Iterator[T]:
@@ -62,10 +67,11 @@ def fair_baselines(shown: HeldOut, held_out: HeldOut) -> dict[str, dict[str, flo
     """Baselines on the held-out images, decoded as favourably as the model: fitted on the targets trained on."""
     fair = copy.copy(held_out)
     if held_out.task.fitted:
-        total = next(iter(shown)).target.rgb * np.float64(0)
-        for example in shown:
+        some = fitting(shown)
+        total = next(iter(some)).target.rgb * np.float64(0)
+        for example in some:
             total += stretched(example.target.rgb, total)
-        targets, mean = (example.target for example in shown), (total / len(shown)).astype(np.float32)
+        targets, mean = (example.target for example in some), (total / len(some)).astype(np.float32)
         fair.task = shown.task.calibrated((stretched(mean, target.rgb), target.truth) for target in targets)
     return evaluate_baselines(fair)
 
