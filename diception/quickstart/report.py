@@ -107,7 +107,7 @@ def _photo_section(folder: Path) -> str:
     pictures.sort(key=lambda path: path.name != "input.png")
     figures = "".join(_figure(path, _photo_caption(path)) for path in pictures)
     return (
-        "<section><h2>A photograph</h2><p>Predicted by the exported model in a fresh process. A model of two million "
+        "<section><h2>A photograph</h2><p>Predicted by the exported model in a fresh process. A model of five million "
         "parameters that has seen rendered scenes alone cannot read a photograph well: this shows what comes out, "
         f'not what the method can do.</p><div class="gallery">{figures}</div></section>'
     )
