@@ -53,7 +53,8 @@ class Foreground(Task):
 
     def calibrated(self, found: Iterable[tuple[Array, Annotation]]) -> Foreground:
         """The threshold with the best mean IoU on training images, the middle of several: few steps paint too grey."""
-        scores = [[iou(rgb.mean(axis=0) > t, truth.to_array()) for t in THRESHOLDS] for rgb, truth in found]
+        pairs = ((rgb.mean(axis=0), truth.to_array()) for rgb, truth in found)
+        scores = [[iou(grey > threshold, mask) for threshold in THRESHOLDS] for grey, mask in pairs]
         means = np.mean(scores, axis=0)
         best = THRESHOLDS[means >= means.max()]
         return replace(self, threshold=float(best[len(best) // 2]))
