@@ -133,7 +133,7 @@ class SamplingConfig:
     start: str = "noise"
     """From what the sampler starts: `noise`, or `zero`, for an adapter that was trained so to answer in one step."""
     size: int = 0
-    """Side in pixels, a multiple of 16, to which whole pictures are squashed, as an adapter brings it along; 0: the model's
+    """Side in pixels, a multiple of 16, to which whole pictures are squashed, as an adapter brings it; 0: the model's
     resolution. While training, `data.size` says it."""
 
     def __post_init__(self) -> None:

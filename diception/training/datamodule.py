@@ -46,7 +46,13 @@ class StreamModule(L.LightningDataModule):
         assert self.trainer is not None
         files = LatentFiles(Path(self.config.run) / "latents", self.config.data.latents)
         files.claim(self._identity(self.stream), note=self.trainer.is_global_zero)
-        parts = files.missing(*world())
+        if parts := files.missing(*world()):
+            self._encode(files, parts)
+        self.stream = LatentStream(self.stream.pairs, self.stream.seed, files)
+
+    def _encode(self, files: LatentFiles, parts: list[list[int]]) -> None:
+        """Writes these parts, encoded on this rank's device."""
+        assert self.trainer is not None
         loader = DataLoader(
             self.stream,
             batch_sampler=[part[i : i + AT_ONCE] for part in parts for i in range(0, len(part), AT_ONCE)],
@@ -57,18 +63,18 @@ class StreamModule(L.LightningDataModule):
         autoencoder = self.model.autoencoder
         home = next(autoencoder.parameters()).device
         autoencoder.to(self.trainer.strategy.root_device)
-        batches = iter(tqdm(loader, "encode", unit="batch", disable=not self.trainer.is_global_zero or not parts))
+        batches = iter(tqdm(loader, "encode", unit="batch", disable=not self.trainer.is_global_zero))
         for part in parts:
             encoded = [encode_batch(self.model, next(batches)) for _ in range(-(-len(part) // AT_ONCE))]
             files.write(part[0], join_batches(encoded))
         autoencoder.to(home)
-        self.stream = LatentStream(self.stream.pairs, self.stream.seed, files)
 
     def _identity(self, stream: Stream) -> dict[str, Any]:
         """What the encoded examples depend on."""
         weights = dict(self.model.autoencoder.state_dict())
         pairs = [(pair.name, pair.slots, len(pair.samples), pair.task.as_dict()) for pair in stream.pairs]
-        return {"size": stream.size, "seed": stream.seed, "autoencoder": weights_hash(weights), "mixture": pairs}
+        drawn = {"size": stream.size, "seed": stream.seed, "augment": repr(stream.augment), "mixture": pairs}
+        return drawn | {"autoencoder": weights_hash(weights)}
 
     def train_dataloader(self) -> DataLoader:
         """RuntimeError where encoded examples of other ranks are not to be seen."""
