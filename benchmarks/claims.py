@@ -46,7 +46,7 @@ class Variant:
     tasks: dict[str, float]
     """Task to its share of the samples."""
     share: float = 1.0
-    """Of the steps: with a third of them, a task alone sees as many samples as among three."""
+    """Of steps and encoded examples: with a third of them, a task alone sees as many samples as among three."""
     encoding: str = ""
     """How entities are painted."""
     channels: bool = False
@@ -89,6 +89,7 @@ def recipe(variant: Variant, seed: int, steps: int, run: Path, overrides: Sequen
     """`tiny/multitask` with what the variant changes."""
     config = load_config("tiny/multitask", list(overrides))
     config.run, config.seed, config.steps = str(run), seed, round(steps * variant.share)
+    config.data.latents = round(config.data.latents * variant.share)
     config.optim.warmup = config.steps // 10
     config.data.sources[0].tasks, config.data.validation = dict(variant.tasks), []
     for task in config.tasks:

@@ -43,7 +43,7 @@ def written(model: Diception, stream: Stream, folder: Path, rank: int = 0, ranks
 
 def same(one: Batch, other: Batch) -> bool:
     assert one.latents is not None and other.latents is not None
-    torch.testing.assert_close(one.latents, other.latents, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(one.latents.float(), other.latents.float(), rtol=1e-3, atol=1e-3)
     tensors = [(a, b) for a, b in ((one.points, other.points), (one.point_mask, other.point_mask))]
     texts = (one.prompts, one.tasks, one.keys) == (other.prompts, other.tasks, other.keys)
     return texts and all(torch.equal(a, b) for a, b in tensors)

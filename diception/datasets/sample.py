@@ -145,6 +145,12 @@ class Batch:
     latents: Tensor | None = None
     """(B, 2, C, h, w) of image and target where they were encoded before; `valid` then is (B, 1, h, w), and the pixels
     are gone."""
+    noise: Tensor | None = None
+    """(B, C, h, w) float32, standard normal, where it is drawn already; then there are sigmas and drop_prompt, too."""
+    sigmas: Tensor | None = None
+    """(B,) float32 in (0, 1]."""
+    drop_prompt: Tensor | None = None
+    """(B,) bool: trained without prompt and points, for guidance."""
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -106,11 +106,14 @@ class PromptBank:
 
     def lookup(self, prompts: Sequence[str], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The same on a device, where every prompt is kept once moved."""
-        missing = [prompt for prompt in dict.fromkeys(prompts) if (prompt, device, dtype) not in self._moved]
+        rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        missing = [prompt for prompt in rows if (prompt, device, dtype) not in self._moved]
         if missing:
             context, pooled = (tensor.to(device, dtype) for tensor in self[missing])
             self._moved |= {(p, device, dtype): (context[i], pooled[i]) for i, p in enumerate(missing)}
-        return _stack([self._moved[prompt, device, dtype] for prompt in prompts])
+        context, pooled = _stack([self._moved[prompt, device, dtype] for prompt in rows])
+        own = torch.tensor([rows[prompt] for prompt in prompts], device=device)
+        return context[own], pooled[own]
 
     def add(self, prompts: Iterable[str]) -> None:
         """Encodes and stores prompts.

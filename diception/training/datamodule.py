@@ -22,6 +22,7 @@ from diception.evaluation import HeldOut, world
 from diception.model.diception import Diception
 from diception.model.hashing import weights_hash
 from diception.tasks import Task
+from diception.training.drawing import Drawing, DrawnCollate
 from diception.training.latents import AT_ONCE, LatentFiles, LatentStream, encode_batch
 
 
@@ -31,10 +32,11 @@ class StreamModule(L.LightningDataModule):
     With `data.latents` its first examples are encoded into files of the run's folder before the first step.
     """
 
-    def __init__(self, stream: Stream | LatentStream, model: Diception, config: TrainConfig):
-        """`model`: its autoencoder encodes."""
+    def __init__(self, stream: Stream | LatentStream, model: Diception, config: TrainConfig, drawing: Drawing):
+        """`model`: its autoencoder encodes; `drawing`: of noise and sigmas."""
         super().__init__()
         self.stream = stream
+        self.drawing = drawing
         self.model = model
         self.config = config
         check_batches(config)
@@ -92,7 +94,7 @@ class StreamModule(L.LightningDataModule):
         return DataLoader(
             self.stream,
             batch_sampler=sampler,
-            collate_fn=self.stream.collate,
+            collate_fn=DrawnCollate(self.stream.collate, self.drawing),
             num_workers=workers,
             worker_init_fn=_leave_signals,
             persistent_workers=workers > 0,

@@ -24,7 +24,7 @@ from diception.flow import latent_weight
 from diception.model.diception import Diception
 from diception.model.weights import read_json, write_json
 
-AT_ONCE = 8
+AT_ONCE = 16
 """Examples that are encoded together."""
 PART = 512
 """Examples in a file."""
@@ -87,7 +87,8 @@ def encode_batch(model: Diception, batch: Batch) -> Batch:
     """The batch, on the CPU, with latents in place of its pixels."""
     assert batch.target is not None and batch.valid is not None
     device = next(model.autoencoder.parameters()).device
-    latents = torch.stack([model.encode(rgb.to(device)).cpu() for rgb in (batch.image, batch.target)], dim=1)
+    images, targets = model.encode(torch.cat([batch.image, batch.target]).to(device)).cpu().chunk(2)
+    latents = torch.stack([images, targets], dim=1)
     weight = latent_weight(batch.valid, model.autoencoder.factor)
     return replace(batch, image=_no_pixels(len(batch)), target=_no_pixels(len(batch)), valid=weight, latents=latents)
 
@@ -148,10 +149,9 @@ class LatentFiles:
         partial.replace(path)
 
     def select(self, numbers: Sequence[int]) -> Batch:
-        """The examples of these numbers, in float32."""
+        """The examples of these numbers, latents and weights in half precision."""
         rows = [self._row(*divmod(number, PART)) for number in numbers]
         tensors: dict[str, Any] = {name: torch.cat([row[name] for row in rows]) for name in TENSORS}
-        tensors |= {name: tensors[name].float() for name in ("latents", "valid")}
         texts: dict[str, Any] = {name: [row[name] for row in rows] for name in TEXTS}
         nothing = _no_pixels(len(rows))
         return Batch(image=nothing, target=nothing, seeds=torch.zeros(len(rows), dtype=torch.int64), **tensors, **texts)

@@ -15,7 +15,6 @@ from diception.flow import (
     Density,
     add_noise,
     check_weighting,
-    draw,
     flow_matching_loss,
     latent_weight,
     loss_weight,
@@ -24,6 +23,7 @@ from diception.flow import (
 )
 from diception.model.attention import PlainAttention
 from diception.model.diception import Diception
+from diception.training.drawing import Drawing
 from diception.training.guard import Guard
 from diception.training.meter import LossMeter
 from diception.training.optim import build_optimizer, build_schedule
@@ -41,7 +41,8 @@ class DiceptionModule(L.LightningModule):
         super().__init__()
         self.model = model
         self.config = config
-        self.density = build_density(config.flow)
+        self.drawing = build_drawing(config.flow, model)
+        """Of noise and sigmas; the loaders do it where there are any."""
         self.meter = LossMeter(tasks)
         self.grad_norm = 0.0
         """Of the last step, before clipping."""
@@ -79,11 +80,10 @@ class DiceptionModule(L.LightningModule):
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Flow-matching loss of every sample, (B,), and the sigmas (B,) at which it was taken."""
-        latents = self._encode(batch)
-        drawn = draw(batch.seeds, tuple(latents[0].shape[1:]), self.density, self.config.flow.prompt_dropout)
-        noise, sigmas, dropped = (t.to(self.device) for t in (drawn.noise, drawn.sigmas, drawn.drop_prompt))
-        noise = self._start(noise)
-        return self._losses_at(batch, *latents, noise, sigmas, dropped), sigmas
+        batch = self.drawing(batch)
+        assert batch.noise is not None and batch.sigmas is not None and batch.drop_prompt is not None
+        latents, noise = self._encode(batch), self._start(batch.noise)
+        return self._losses_at(batch, *latents, noise, batch.sigmas, batch.drop_prompt), batch.sigmas
 
     @torch.no_grad()
     def fixed_losses(self, batch: Batch) -> dict[float, float]:
@@ -104,7 +104,7 @@ class DiceptionModule(L.LightningModule):
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents of image and target, (B, C, h, w) each: the batch's own, or by one pass of the autoencoder."""
         if batch.latents is not None:
-            return batch.latents[:, 0], batch.latents[:, 1]
+            return batch.latents[:, 0].float(), batch.latents[:, 1].float()
         assert batch.target is not None
         image_latents, latents = self.model.encode(torch.cat([batch.image, batch.target])).chunk(2)
         return image_latents, latents
@@ -112,7 +112,9 @@ class DiceptionModule(L.LightningModule):
     def _weight(self, batch: Batch) -> Tensor:
         """(B, 1, h, w), 1 where a latent cell counts in the loss."""
         assert batch.valid is not None
-        return batch.valid if batch.latents is not None else latent_weight(batch.valid, self.model.autoencoder.factor)
+        if batch.latents is not None:
+            return batch.valid.float()
+        return latent_weight(batch.valid, self.model.autoencoder.factor)
 
     def _losses_at(
         self, batch: Batch, image_latents: Tensor, latents: Tensor, noise: Tensor, sigmas: Tensor, dropped: Tensor
@@ -144,7 +146,7 @@ class DiceptionModule(L.LightningModule):
         self.grad_norm = self.guard(self.trained().values(), self.global_step, keys)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device)
+        return batch.to(device, non_blocking=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {f"model.{name}" for name in self.trained()}
@@ -172,6 +174,12 @@ def build_density(config: FlowConfig) -> Density:
     """The density of sigma that a config names; ValueError where it or the weighting is unknown."""
     check_weighting(config.weighting)
     return Density(config.density, config.mean, config.std, config.mode_scale, config.share_at_one)
+
+
+def build_drawing(config: FlowConfig, model: Diception) -> Drawing:
+    """What is drawn for every sample that a model is trained on."""
+    autoencoder = model.autoencoder
+    return Drawing(build_density(config), config.prompt_dropout, autoencoder.channels, autoencoder.factor)
 
 
 def _set_batches(checkpoint: dict[str, Any], accumulate: int) -> None:

@@ -114,5 +114,5 @@ class EMA(L.Callback):
     def _update(self, parameters: dict[str, Tensor], step: int) -> None:
         self.updates = step
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, average in self.average.items():
-            average.lerp_(parameters[name].detach().float(), 1 - decay)
+        current = [parameters[name].detach().float() for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)  # type: ignore[attr-defined]

@@ -70,7 +70,8 @@ def fit(
     check_strategy(config)
     check_same_run(config, folder / "config.yaml")
     names = sorted({pair.task.name for pair in stream.pairs})
-    module, data = DiceptionModule(model, config, names), StreamModule(stream, model, config)
+    module = DiceptionModule(model, config, names)
+    data = StreamModule(stream, model, config, module.drawing)
     module.configure_optimizers()  # as all above the folder: refuses what does not fit before anything is written
     ema = EMA(config.optim.ema) if config.optim.ema else None
     batch_size = config.batch_size // (config.accumulate * config.devices * config.nodes)
