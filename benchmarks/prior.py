@@ -17,8 +17,8 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from diception.datasets.mixture import PositionSampler, Source, Stream
 from diception.datasets.sample import collate_training
 from diception.datasets.synthetic import SyntheticScenes
 from diception.evaluation import HeldOut
+from diception.inference.turns import WAYS, turn, turn_back
 from diception.model.checkpoint import load_model, save_model
 from diception.model.diception import small_model
 from diception.model.lora import base_hash
@@ -44,6 +45,7 @@ from diception.tasks import task_for_kind
 from diception.training.datamodule import build_augment
 from diception.training.few_shot import adapt, open_folders
 from diception.training.few_shot.measure import fitting
+from diception.training.few_shot.recipe import augmentation
 
 SIZE, IMAGES, HELD_OUT = 128, 50, 25
 PARTS = ("train", "held", "fit", "choose")
@@ -201,7 +203,7 @@ def learn_unet(config: FewShotConfig, seconds: float) -> tuple[float, float]:
     task = task_for_kind("mask", config.name)
     train, held = open_folders(config)
     zoom = config.zoom if config.tile else 0.0
-    augment = build_augment(replace(config.augment, windows=zoom))
+    augment = build_augment(augmentation(config, task))
     stream = Stream([Source("a", train, 1.0, {task.name: 1.0})], {task.name: task}, SIZE, config.seed, augment)
     torch.manual_seed(config.seed)
     net, end = UNet(), time.perf_counter() + seconds
@@ -221,18 +223,21 @@ def learn_unet(config: FewShotConfig, seconds: float) -> tuple[float, float]:
         loss.backward()
         optimizer.step()
     net.eval()
-    task = task.calibrated(paint(net, fitting(HeldOut(task, train, len(train), SIZE, zoom=zoom))))
+    ways = range(WAYS if config.turns else 1)
+    task = task.calibrated(paint(net, fitting(HeldOut(task, train, len(train), SIZE, zoom=zoom)), ways))
     evaluator = task.evaluator()
-    for rgb, truth in paint(net, HeldOut(task, held, len(held), SIZE, zoom=zoom)):
+    for rgb, truth in paint(net, HeldOut(task, held, len(held), SIZE, zoom=zoom), ways):
         evaluator.update(task.decode(rgb), truth)
     return evaluator.compute()["iou"], seconds
 
 
 @torch.no_grad()
-def paint(net: nn.Module, held_out: HeldOut) -> Iterator[tuple[np.ndarray, BinaryMask]]:
+def paint(net: nn.Module, held_out: HeldOut, ways: Sequence[int]) -> Iterator[tuple[np.ndarray, BinaryMask]]:
+    """The mean of a picture's views, as the model's."""
     for example in held_out:
-        painted = net(torch.from_numpy(example.image)[None]).sigmoid()[0].expand(3, -1, -1).numpy()
-        yield painted, example.target.truth  # type: ignore[misc]
+        image = torch.from_numpy(example.image)[None]
+        views = [turn_back(net(turn(image, way)).sigmoid(), way)[0] for way in ways]
+        yield torch.stack(views).mean(0).expand(3, -1, -1).numpy(), example.target.truth  # type: ignore[misc]
 
 
 def main() -> None:
@@ -248,7 +253,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/prior"))
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of all adaptations: augment.turns=true")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of all adaptations: turns=true")
     arguments = parser.parse_intermixed_args()
     out = arguments.out / arguments.task
     prepare(arguments, out)

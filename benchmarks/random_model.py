@@ -34,7 +34,11 @@ def main() -> None:
     with torch.device(arguments.device):
         model = build_model(MODELS[arguments.model])
     config = dict(model.transformer.config)
-    prompts = ["", *(task["token"] for task in model.settings.tasks), *(f"[[image2{name}]]" for name in arguments.names)]
+    prompts = [
+        "",
+        *(task["token"] for task in model.settings.tasks),
+        *(f"[[image2{name}]]" for name in arguments.names),
+    ]
     context = torch.randn(len(prompts), TOKENS, config["joint_attention_dim"])
     pooled = torch.randn(len(prompts), config["pooled_projection_dim"])
     model.bank = PromptBank(description={"type": "random", "hash": "random"})

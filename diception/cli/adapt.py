@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--zoom", type=float, help="with --tile: enlarge images so many times first, for fine structures"
     )
+    parser.add_argument(
+        "--turns", action="store_true", default=None, help="no up and down: learn turned, paint the mean of 8 views"
+    )
     parser.add_argument("--cached", type=int, metavar="N", help="encode N changed versions of each image once")
     parser.add_argument("--one-step", action="store_true", default=None, help="learn to answer in one step, from zeros")
     parser.add_argument("--patience", type=int, metavar="N", help="stop after N measurements without a better one")
@@ -54,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     names = ("model", "images", "targets", "kind", "name", "held_out", "val_images", "val_targets", "out", "steps")
     names += ("tile", "target_suffix", "invert", "depth_scale", "names", "cached", "one_step", "patience")
-    names += ("learning_curve", "forgetting", "zoom")
+    names += ("learning_curve", "forgetting", "zoom", "turns")
     given = {name: getattr(arguments, name) for name in names}
     chosen = f"presets/{arguments.preset}" if arguments.preset else arguments.config
     config = load_config(chosen, arguments.overrides, FewShotConfig)

@@ -75,6 +75,9 @@ class FewShotConfig:
     zoom: float = 1.0
     """With `tile`: images and targets are first enlarged so many times, for what is finer than the model's patches, or
     made smaller, for what needs wider surroundings."""
+    turns: bool = False
+    """For what has no up and down, as under a microscope or from above: learns from quarter turns, and paints the mean
+    of a picture's eight turned and mirrored views, which takes eight times as long as one."""
     precision: str = "32-true"
     """`32-true` or `bf16-mixed`."""
     base_precision: str = "fp32"

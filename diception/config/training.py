@@ -132,6 +132,9 @@ class SamplingConfig:
     """With windows, pictures are first enlarged so many times, for what is finer than the model's patches."""
     start: str = "noise"
     """From what the sampler starts: `noise`, or `zero`, for an adapter that was trained so to answer in one step."""
+    turns: bool = False
+    """Whether a picture is painted turned and mirrored in all eight ways, and the mean counts: for tasks whose painting
+    turns with the picture, of what has no up and down."""
     size: int = 0
     """Side in pixels, a multiple of 16, to which whole pictures are squashed, as an adapter brings it; 0: the model's
     resolution. While training, `data.size` says it."""

@@ -63,6 +63,8 @@ class LoadedAdapters:
             own["window"] = (own["window"] or own.get("size") or settings.resolution) if tile else 0
         if own["window"] and not task.local:
             raise ValueError(f"task {task.name!r} needs the whole picture at once; it cannot be tiled")
+        if own.get("turns") and not task.turns:
+            raise ValueError(f"what task {task.name!r} paints does not turn with the picture; sample it without turns")
         given = {"steps": steps, "guidance_scale": guidance_scale}
         return SamplingConfig(**(own | {name: value for name, value in given.items() if value is not None}))
 

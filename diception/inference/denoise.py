@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from diception.config import SamplingConfig
 from diception.datasets.sample import Batch
 from diception.flow import seeded_noise
+from diception.inference.turns import WAYS, turn, turn_back
 from diception.inference.windows import Windows
 from diception.sampler import guide, sample_euler, sigma_schedule
 
@@ -30,6 +32,24 @@ def generate(
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Tensor:
     """What the model paints for every image in the batch: (B, 3, H, W) RGB in [0, 1], float32; see `denoise`."""
+    if not sampling.turns:
+        return _paint(model, batch, sampling, noise, progress)
+    total = torch.zeros_like(batch.image, dtype=torch.float32)
+    for way in range(WAYS):
+        turned = replace(batch, image=turn(batch.image, way))
+        start = None if noise is None else turn(noise, way)
+        total += turn_back(_paint(model, turned, sampling, start, progress), way)
+    return total / WAYS
+
+
+def _paint(
+    model: Diception,
+    batch: Batch,
+    sampling: SamplingConfig,
+    noise: Tensor | None,
+    progress: Callable[[Iterable], Iterable],
+) -> Tensor:
+    """As it lies; in windows where the picture is larger than one."""
     height, width = batch.image.shape[-2:]
     if not sampling.window or (height, width) == (sampling.window, sampling.window):
         return model.decode(denoise(model, batch, sampling, noise, progress)).float()

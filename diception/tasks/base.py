@@ -107,6 +107,9 @@ class Task(ABC):
     local: ClassVar[bool] = False
     """Whether what is painted at a place depends on its surroundings alone, so that windows of a picture may be painted
     one by one: not depth, which is painted from the nearest to the farthest, nor objects in colours of their own."""
+    turns: ClassVar[bool] = False
+    """Whether what is painted turns with the picture, so that paintings of turned pictures may be turned back and
+    averaged: not directions, sides of a body, nor colours that name a place."""
     fitted: ClassVar[bool] = False
     """Whether the decoder has a free parameter that `calibrated` fits."""
     follows_colors: ClassVar[bool] = False

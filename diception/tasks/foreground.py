@@ -25,6 +25,7 @@ class Foreground(Task):
     kind: ClassVar[str] = "mask"
     encodings: ClassVar[tuple[str, ...]] = ("mask",)
     local: ClassVar[bool] = True
+    turns: ClassVar[bool] = True
     fitted: ClassVar[bool] = True
     threshold: float = 0.5
 

@@ -21,6 +21,7 @@ class ImageTask(Task):
     kind: ClassVar[str] = "image"
     encodings: ClassVar[tuple[str, ...]] = ("rgb",)
     local: ClassVar[bool] = True
+    turns: ClassVar[bool] = True
     follows_colors: ClassVar[bool] = True
 
     def encode(self, annotation: RGBImage, generator: np.random.Generator) -> Target:

@@ -33,7 +33,7 @@ from diception.training.few_shot.curve import Curve
 from diception.training.few_shot.forgetting import Forgetting
 from diception.training.few_shot.measure import Measured, Progress, best_and_worst, fair_baselines, measure
 from diception.training.few_shot.pairs import check_kind, check_same_data, label_names, open_folders, split_for_stopping
-from diception.training.few_shot.recipe import in_one_step, train_config
+from diception.training.few_shot.recipe import augmentation, in_one_step, train_config
 from diception.training.few_shot.report import FewShotReport
 from diception.training.footprint import footprint
 from diception.training.latents import LatentStream, encode
@@ -66,6 +66,8 @@ class Adaptation:
         check_kind(config)
         labels = {"labels": label_names(config)} if config.names else {}
         self.task = task_for_kind(config.kind, config.name, **labels)
+        if config.turns and not self.task.turns:
+            raise ValueError(f"turns is set, but what kind {config.kind} paints does not turn with the picture")
         self.config = config = in_one_step(replace(config, out=config.out or f"runs/{config.name}"))
         self.out, self.progress, self.seconds = Path(config.out), progress, {}
         pairs, self.held_images = open_folders(config)
@@ -114,9 +116,10 @@ class Adaptation:
     @property
     def sampling(self) -> SamplingConfig:
         """How predictions are sampled, when measured and by default ever after."""
+        sampling = replace(self.config.sampling, turns=self.config.turns)
         if not self.config.tile:
-            return replace(self.config.sampling, size=self.config.size)
-        return replace(self.config.sampling, window=self.plan.data.size, zoom=self.config.zoom)
+            return replace(sampling, size=self.config.size)
+        return replace(sampling, window=self.plan.data.size, zoom=self.config.zoom)
 
     @property
     def zoom(self) -> float:
@@ -168,8 +171,7 @@ class Adaptation:
 
     def _stream(self, model: Diception, pairs: PairedFolder) -> Stream | LatentStream:
         """What is trained on: every pair under ever new changes, or so many changes of each, encoded now."""
-        augment = replace(self.config.augment, windows=self.zoom)
-        augment = replace(augment, photometric=0.0) if self.task.follows_colors else augment
+        augment = augmentation(self.config, self.task)
         source = Source(self.config.name, pairs, 1.0, {self.task.name: 1.0})
         tasks, size, seed = {self.task.name: self.task}, self.plan.data.size, self.config.seed
         stream = Stream([source], tasks, size, seed, build_augment(augment))

@@ -6,12 +6,14 @@ from dataclasses import asdict, replace
 
 from diception.config import (
     AdapterConfig,
+    AugmentConfig,
     DataConfig,
     FewShotConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
 )
+from diception.tasks import Task
 
 
 def in_one_step(config: FewShotConfig) -> FewShotConfig:
@@ -20,6 +22,13 @@ def in_one_step(config: FewShotConfig) -> FewShotConfig:
         return config
     flow = replace(config.flow, share_at_one=1.0, start="zero", prompt_dropout=0.0)
     return replace(config, flow=flow, sampling=replace(config.sampling, steps=1, guidance_scale=1.0, start="zero"))
+
+
+def augmentation(config: FewShotConfig, task: Task) -> AugmentConfig:
+    """How images are changed: in windows where it is tiled, and not in colour where the target has the image's."""
+    zoom, turns = config.zoom if config.tile else 0.0, config.turns or config.augment.turns
+    photometric = 0.0 if task.follows_colors else config.augment.photometric
+    return replace(config.augment, windows=zoom, turns=turns, photometric=photometric)
 
 
 def train_config(config: FewShotConfig) -> TrainConfig:
