@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from running import assert_close_to_the_step, assert_equal, weights
+from torch.utils.data import DataLoader
 
 from diception.cli import main
 from diception.config import AdapterConfig, FlowConfig, ModelConfig, OptimConfig, TrainConfig, save_config
@@ -17,6 +18,8 @@ from diception.model.adapters import load_adapter
 from diception.model.checkpoint import load_model
 from diception.training.checkpoints import newest_checkpoint
 from diception.training.datamodule import open_stream
+from diception.training.drawing import DrawnCollate
+from diception.training.latents import encode_batch
 from diception.training.module import FIXED_SIGMAS, DiceptionModule
 from diception.training.plan import plan
 from diception.training.run import build_model, build_tasks, train
@@ -70,6 +73,23 @@ def test_loss_of_the_true_velocity_is_zero(train_config: TrainConfig) -> None:
     assert torch.equal(losses, again)
     assert losses.shape == sigmas.shape == (4,)
     assert (losses > 0).all()
+
+
+def test_what_the_loader_draws_is_what_the_step_would(train_config: TrainConfig) -> None:
+    """For pixels and for latents, in any process and any batch: noise belongs to the sample's seed."""
+    model = build_model(train_config)
+    stream = open_stream(train_config.data, build_tasks(train_config, model), 0)
+    module = DiceptionModule(model, train_config)
+    drawn_there = DrawnCollate(stream.collate, module.drawing)
+    [loaded] = DataLoader(stream, batch_sampler=[[3, 1]], collate_fn=drawn_there, num_workers=1)
+    batch = stream.collate([stream[3], stream[1]])
+    assert batch.noise is None and loaded.noise is not None
+    assert torch.equal(module.drawing(encode_batch(model, batch)).noise, loaded.noise)
+    with torch.no_grad():
+        (losses, sigmas), (again, same) = module.losses(loaded), module.losses(batch)
+    assert torch.equal(losses, again) and torch.equal(sigmas, same)
+    alone = drawn_there([stream[1]])
+    assert torch.equal(alone.noise[0], loaded.noise[1]) and alone.sigmas[0] == loaded.sigmas[1]  # type: ignore[index]
 
 
 def test_losses_at_fixed_sigmas_depend_on_nothing_but_the_weights(train_config: TrainConfig) -> None:

@@ -56,6 +56,7 @@ class DiceptionModule(L.LightningModule):
             self._processors = self.model.transformer.attn_processors
             self.model.transformer.set_attn_processor(PlainAttention())  # type: ignore[arg-type]
         if self.config.model.compile:
+            torch.compiler.reset()  # what was compiled for models before this one counts against the limit
             self.model.transformer.compile_repeated_blocks()  # by the name of their class, which `shard` changes
         if self.config.strategy == "fsdp" and not is_sharded(self.model):
             shard(self.model, self.device_mesh["data_parallel"], self.config.precision)  # type: ignore[index]
