@@ -17,7 +17,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from diception.datasets.mixture import PositionSampler, Source, Stream
 from diception.datasets.sample import collate_training
 from diception.datasets.synthetic import SyntheticScenes
 from diception.evaluation import HeldOut
-from diception.inference.turns import WAYS, turn, turn_back
+from diception.inference.turns import mean_of_views
 from diception.model.checkpoint import load_model, save_model
 from diception.model.diception import small_model
 from diception.model.lora import base_hash
@@ -66,10 +66,10 @@ class Method:
 
 
 METHODS = (
-    Method("adapter", (4e-3, 8e-3, 1.6e-2), adapter=True),
-    Method("full fine-tuning", (3e-4, 1e-3, 3e-3)),
-    Method("random weights", (5e-4, 1e-3, 2e-3), random=True),
-    Method("u-net", (1e-4, 3e-4, 1e-3), unet=True),
+    Method("adapter", (4e-3, 8e-3, 1.6e-2, 3.2e-2), adapter=True),
+    Method("full fine-tuning", (3e-4, 1e-3, 3e-3, 6e-3)),
+    Method("random weights", (1e-3, 2e-3, 4e-3, 8e-3), random=True),
+    Method("u-net", (1e-4, 3e-4, 1e-3, 3e-3), unet=True),
 )
 
 
@@ -182,8 +182,11 @@ class Bench:
 
     def best_rate(self, method: Method) -> float:
         found = {rate: self.score(method, rate, 0, "fit", "choose")["iou"] for rate in method.rates}
-        print(f"{method.name}: " + ", ".join(f"{rate:g} {value:.3f}" for rate, value in found.items()), flush=True)
-        return max(found, key=found.__getitem__)
+        best = max(found, key=found.__getitem__)
+        edge = " (at an end of the range: try further)" if best in (method.rates[0], method.rates[-1]) else ""
+        tried = ", ".join(f"{rate:g} {value:.3f}" for rate, value in found.items())
+        print(f"{method.name}: {tried}{edge}", flush=True)
+        return best
 
 
 def learned(config: FewShotConfig) -> tuple[float, float]:
@@ -223,21 +226,20 @@ def learn_unet(config: FewShotConfig, seconds: float) -> tuple[float, float]:
         loss.backward()
         optimizer.step()
     net.eval()
-    ways = range(WAYS if config.turns else 1)
-    task = task.calibrated(paint(net, fitting(HeldOut(task, train, len(train), SIZE, zoom=zoom)), ways))
+    task = task.calibrated(paint(net, fitting(HeldOut(task, train, len(train), SIZE, zoom=zoom)), config.turns))
     evaluator = task.evaluator()
-    for rgb, truth in paint(net, HeldOut(task, held, len(held), SIZE, zoom=zoom), ways):
+    for rgb, truth in paint(net, HeldOut(task, held, len(held), SIZE, zoom=zoom), config.turns):
         evaluator.update(task.decode(rgb), truth)
     return evaluator.compute()["iou"], seconds
 
 
 @torch.no_grad()
-def paint(net: nn.Module, held_out: HeldOut, ways: Sequence[int]) -> Iterator[tuple[np.ndarray, BinaryMask]]:
-    """The mean of a picture's views, as the model's."""
+def paint(net: nn.Module, held_out: HeldOut, turns: bool) -> Iterator[tuple[np.ndarray, BinaryMask]]:
+    """As the model paints; `turns`: the mean of a picture's views."""
     for example in held_out:
         image = torch.from_numpy(example.image)[None]
-        views = [turn_back(net(turn(image, way)).sigmoid(), way)[0] for way in ways]
-        yield torch.stack(views).mean(0).expand(3, -1, -1).numpy(), example.target.truth  # type: ignore[misc]
+        mask = mean_of_views(lambda view, _: net(view).sigmoid(), image) if turns else net(image).sigmoid()
+        yield mask[0].expand(3, -1, -1).numpy(), example.target.truth  # type: ignore[misc]
 
 
 def main() -> None:

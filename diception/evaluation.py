@@ -47,6 +47,8 @@ class Score:
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     zoom: float = 0.0
     """Images were predicted in windows at so many times their own size, and measured so; 0: squashed to `size`."""
+    turns: bool = False
+    """The mean of eight turned and mirrored views of an image counted."""
 
     @property
     def value(self) -> float:
@@ -201,6 +203,7 @@ def score_of(held_out: HeldOut, sampling: SamplingConfig, evaluator: Evaluator) 
         seed=held_out.seed,
         metrics=evaluator.compute(),
         zoom=held_out.zoom,
+        turns=sampling.turns,
     )
 
 

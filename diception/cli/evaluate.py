@@ -18,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, nargs="+", help="numbers of denoising steps (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, default=1.0, help="guidance runs above 1 (default 1)")
     parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument(
+        "--turns",
+        action=argparse.BooleanOptionalAction,
+        help="the mean of eight turned and mirrored views (default: as the adapter was trained)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="fixes points, categories and noise")
     parser.add_argument("--out", type=Path, help="write the report as JSON")
 
@@ -46,7 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
         check_size((arguments.size, arguments.size))
     bar = partial(tqdm, desc="render", unit="scene", leave=False)
     tile = None if arguments.size is None else False
-    ways = [pipeline.adapters.sampling(task, guidance_scale=arguments.guidance_scale, tile=tile) for task in tasks]
+    options = {"guidance_scale": arguments.guidance_scale, "tile": tile, "turns": arguments.turns}
+    ways = [pipeline.adapters.sampling(task, **options) for task in tasks]
     sides = [arguments.size or way.window or way.size or resolution for way in ways]
     reader = (
         ShardReader(arguments.shards)

@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="work at the image's own size (or --size), in overlapping windows (default: as the adapter was trained)",
     )
+    parser.add_argument(
+        "--turns",
+        action=argparse.BooleanOptionalAction,
+        help="the mean of eight turned and mirrored views (default: as the adapter was trained)",
+    )
     parser.add_argument("--batch-size", type=int, help="images at a time (default 1 on the CPU, 4 on a GPU)")
     parser.add_argument("--data-root", type=Path, default=Path(), help="folder that paths in the batch start from")
     parser.add_argument(
@@ -67,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         size=tuple(arguments.size) if arguments.size else None,
         keep_aspect=arguments.keep_aspect,
         tile=arguments.tile,
+        turns=arguments.turns,
         batch_size=arguments.batch_size,
         unreadable=lambda index, error: broken.append(f"{waiting[index].name}: {error}"),
     )
@@ -82,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What an answer depends on beside its question."""
     names = ("model", "adapter", "stack", "autoencoder", "quantize", "dtype")
-    names += ("steps", "guidance_scale", "size", "keep_aspect", "tile", "save_npy")
+    names += ("steps", "guidance_scale", "size", "keep_aspect", "tile", "turns", "save_npy")
     return {name: _plain(getattr(arguments, name)) for name in names}
 
 

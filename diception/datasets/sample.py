@@ -130,7 +130,7 @@ class Batch:
     target: Tensor | None
     """(B, 3, H, W) float32 in [0, 1]; None at inference."""
     valid: Tensor | None
-    """(B, 1, H, W) float32, 1 where the loss counts; None at inference."""
+    """(B, 1, H, W), 1 where the loss counts, float32, or float16 beside latents from files; None at inference."""
     prompts: list[str]
     points: Tensor
     """(B, 5, 2) float32, (x, y) in [0, 1]; zeros where unused."""
@@ -144,7 +144,7 @@ class Batch:
     """What decoding should give back, for evaluation; empty at inference."""
     latents: Tensor | None = None
     """(B, 2, C, h, w) of image and target where they were encoded before; `valid` then is (B, 1, h, w), and the pixels
-    are gone."""
+    are gone. float32, or float16 from files."""
     noise: Tensor | None = None
     """(B, C, h, w) float32, standard normal, where it is drawn already; then there are sigmas and drop_prompt, too."""
     sigmas: Tensor | None = None

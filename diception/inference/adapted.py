@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diception.config import SamplingConfig
+from diception.inference.turns import check_turns
 from diception.model.adapters import AdapterInfo, load_adapter, read_info
 from diception.model.diception import Diception
 from diception.model.lora import use_adapters
@@ -49,12 +50,17 @@ class LoadedAdapters:
             use_adapters(self.model, dict(weights))
 
     def sampling(
-        self, task: Task, steps: int | None = None, guidance_scale: float | None = None, tile: bool | None = None
+        self,
+        task: Task,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        tile: bool | None = None,
+        turns: bool | None = None,
     ) -> SamplingConfig:
         """How a task is sampled: as given, else as the adapter that learned it says, else as the model does.
 
         Raises:
-            ValueError: the task cannot be tiled, or a value out of range.
+            ValueError: the task cannot be tiled or turned, or a value out of range.
         """
         settings, learned = self.model.settings, self._learned(task)
         own = {"steps": settings.steps, "guidance_scale": settings.guidance_scale, "window": 0}
@@ -63,8 +69,9 @@ class LoadedAdapters:
             own["window"] = (own["window"] or own.get("size") or settings.resolution) if tile else 0
         if own["window"] and not task.local:
             raise ValueError(f"task {task.name!r} needs the whole picture at once; it cannot be tiled")
-        if own.get("turns") and not task.turns:
-            raise ValueError(f"what task {task.name!r} paints does not turn with the picture; sample it without turns")
+        if turns is not None:
+            own["turns"] = turns
+        check_turns(task, bool(own.get("turns")))
         given = {"steps": steps, "guidance_scale": guidance_scale}
         return SamplingConfig(**(own | {name: value for name, value in given.items() if value is not None}))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from diception.config import SamplingConfig
 from diception.datasets.sample import Batch
 from diception.flow import seeded_noise
-from diception.inference.turns import WAYS, turn, turn_back
+from diception.inference.turns import mean_of_views
 from diception.inference.windows import Windows
 from diception.sampler import guide, sample_euler, sigma_schedule
 
@@ -34,12 +34,14 @@ def generate(
     """What the model paints for every image in the batch: (B, 3, H, W) RGB in [0, 1], float32; see `denoise`."""
     if not sampling.turns:
         return _paint(model, batch, sampling, noise, progress)
-    total = torch.zeros_like(batch.image, dtype=torch.float32)
-    for way in range(WAYS):
-        turned = replace(batch, image=turn(batch.image, way))
-        start = None if noise is None else turn(noise, way)
-        total += turn_back(_paint(model, turned, sampling, start, progress), way)
-    return total / WAYS
+    start = _start(model, batch, sampling) if noise is None else noise
+
+    def paint(view: Tensor, way: int) -> Tensor:
+        # The noise does not turn with the picture: so its part in the paintings is averaged, too.
+        own = start if way % 2 == 0 else start.transpose(2, 3)
+        return _paint(model, replace(batch, image=view), sampling, own, progress)
+
+    return mean_of_views(paint, batch.image)
 
 
 def _paint(

@@ -176,6 +176,7 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         keep_aspect: bool = False,
         tile: bool | None = None,
+        turns: bool | None = None,
         batch_size: int | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
     ) -> Prediction | list[Prediction]:
@@ -195,6 +196,8 @@ class Pipeline:
             tile: works at `size`, or nearly the image's own, in overlapping windows of the model's resolution: for thin
                 structures and large images, and for tasks whose painting at a place depends on its surroundings alone
                 (masks, labels, normals, pictures). By default as the task's adapter was trained.
+            turns: the mean of eight turned and mirrored views, for masks and pictures of what has no up and down. By
+                default as the task's adapter was trained.
             batch_size: images at a time; by default 1 on the CPU, 4 on a GPU. With 1 an image's answer does not depend,
                 to the last bit, on the images beside it.
             progress: wraps the loop over steps.
@@ -207,7 +210,7 @@ class Pipeline:
         requests = [Request(one, task, points, category, seed) for one in images]
         if not requests:
             self.check(task, points, category)
-        options = (steps, guidance_scale, noise, size, keep_aspect, tile, batch_size, progress)
+        options = (steps, guidance_scale, noise, size, keep_aspect, tile, turns, batch_size, progress)
         found = dict(self.answer(requests, *options))
         return [found[index] for index in range(len(found))] if many else found[0]
 
@@ -220,6 +223,7 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         keep_aspect: bool = False,
         tile: bool | None = None,
+        turns: bool | None = None,
         batch_size: int | None = None,
         progress: Callable[[Iterable], Iterable] = iter,
         unreadable: Callable[[int, ValueError], None] | None = None,
@@ -242,7 +246,7 @@ class Pipeline:
         working_size(resolution, size, keep_aspect, bool(tile))  # refuses options, were there no question
         ways = []
         for question in checked:
-            sampling = self.adapters.sampling(question.task, steps, guidance_scale, tile)
+            sampling = self.adapters.sampling(question.task, steps, guidance_scale, tile, turns)
             tiled, zoom = sampling.window > 0, sampling.zoom
             working = working_size(sampling.window or sampling.size or resolution, size, keep_aspect, tiled, zoom)
             ways.append(Way(working, sampling, self.adapters.weights(question.task)))

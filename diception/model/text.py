@@ -112,6 +112,8 @@ class PromptBank:
             context, pooled = (tensor.to(device, dtype) for tensor in self[missing])
             self._moved |= {(p, device, dtype): (context[i], pooled[i]) for i, p in enumerate(missing)}
         context, pooled = _stack([self._moved[prompt, device, dtype] for prompt in rows])
+        if len(rows) == 1:
+            return context.expand(len(prompts), -1, -1), pooled.expand(len(prompts), -1)
         own = torch.tensor([rows[prompt] for prompt in prompts], device=device)
         return context[own], pooled[own]
 

@@ -109,7 +109,7 @@ class Task(ABC):
     one by one: not depth, which is painted from the nearest to the farthest, nor objects in colours of their own."""
     turns: ClassVar[bool] = False
     """Whether what is painted turns with the picture, so that paintings of turned pictures may be turned back and
-    averaged: not directions, sides of a body, nor colours that name a place."""
+    averaged: not directions, sides of a body, colours that name a place, nor colours whose mean is a third one."""
     fitted: ClassVar[bool] = False
     """Whether the decoder has a free parameter that `calibrated` fits."""
     follows_colors: ClassVar[bool] = False

@@ -24,7 +24,6 @@ class LabelMapTask(Task):
     kind: ClassVar[str] = "labels"
     encodings: ClassVar[tuple[str, ...]] = ("palette",)
     local: ClassVar[bool] = True
-    turns: ClassVar[bool] = True
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -39,8 +39,11 @@ def check_same_run(config: Any, path: Path, fixed: Sequence[str] = ()) -> None:
     # Through yaml and back, where a tuple becomes a list.
     written = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
     old, new = (_flat(OmegaConf.to_container(c)) for c in (OmegaConf.load(path), written))
+    default = _flat(OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(type(config))))))
     # A key that the folder's config does not have was added since then; until then all was as its default is.
-    differ = sorted(k for k in old if old[k] != new.get(k) and (k in fixed or not _may_change(k)))
+    added = {k: default[k] for k in new if k not in old and k in default}
+    before = old | added
+    differ = sorted(k for k in before if before[k] != new.get(k) and (k in fixed or not _may_change(k)))
     if differ:
         raise ValueError(
             f"{path.parent} holds a run with other {', '.join(differ)} ({path.name}); choose another folder"

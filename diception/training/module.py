@@ -147,7 +147,7 @@ class DiceptionModule(L.LightningModule):
         self.grad_norm = self.guard(self.trained().values(), self.global_step, keys)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device, non_blocking=True)
+        return batch.to(device, non_blocking=device.type == "cuda")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {f"model.{name}" for name in self.trained()}

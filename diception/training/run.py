@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from diception.config import TrainConfig, save_config
 from diception.datasets.mixture import Stream
 from diception.evaluation import HeldOut
+from diception.inference.turns import check_turns
 from diception.model.adapters import save_adapter
 from diception.model.checkpoint import save_model
 from diception.model.diception import Diception
@@ -69,6 +70,8 @@ def fit(
     folder = Path(config.run)
     check_strategy(config)
     check_same_run(config, folder / "config.yaml")
+    for one in held_out:
+        check_turns(one.task, config.sampling.turns)
     names = sorted({pair.task.name for pair in stream.pairs})
     module = DiceptionModule(model, config, names)
     data = StreamModule(stream, model, config, module.drawing)

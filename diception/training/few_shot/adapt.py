@@ -22,6 +22,7 @@ from diception.datasets.folder import PairedFolder
 from diception.datasets.mixture import Source, Stream
 from diception.evaluation import HeldOut, Score
 from diception.inference.requests import check_size
+from diception.inference.turns import check_turns
 from diception.model.diception import Diception
 from diception.model.lora import NAME, adapter_names, adapter_share, base_hash
 from diception.model.weights import write_json
@@ -66,8 +67,8 @@ class Adaptation:
         check_kind(config)
         labels = {"labels": label_names(config)} if config.names else {}
         self.task = task_for_kind(config.kind, config.name, **labels)
-        if config.turns and not self.task.turns:
-            raise ValueError(f"turns is set, but what kind {config.kind} paints does not turn with the picture")
+        config = replace(config, turns=config.turns or config.sampling.turns)
+        check_turns(self.task, config.turns)
         self.config = config = in_one_step(replace(config, out=config.out or f"runs/{config.name}"))
         self.out, self.progress, self.seconds = Path(config.out), progress, {}
         pairs, self.held_images = open_folders(config)

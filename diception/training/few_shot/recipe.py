@@ -27,8 +27,9 @@ def in_one_step(config: FewShotConfig) -> FewShotConfig:
 def augmentation(config: FewShotConfig, task: Task) -> AugmentConfig:
     """How images are changed: in windows where it is tiled, and not in colour where the target has the image's."""
     zoom, turns = config.zoom if config.tile else 0.0, config.turns or config.augment.turns
+    hflip = 0.5 if config.turns else config.augment.hflip  # views are mirrored, too
     photometric = 0.0 if task.follows_colors else config.augment.photometric
-    return replace(config.augment, windows=zoom, turns=turns, photometric=photometric)
+    return replace(config.augment, windows=zoom, turns=turns, hflip=hflip, photometric=photometric)
 
 
 def train_config(config: FewShotConfig) -> TrainConfig:
