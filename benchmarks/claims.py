@@ -30,7 +30,7 @@ from diception.model.transformer import DiceptionTransformer, init_small
 from diception.tables import write_report
 from diception.training.build import build_model, build_tasks
 from diception.training.datamodule import open_stream
-from diception.training.run import fit
+from diception.training.run import fit, stopped
 
 THREE = {"depth": 1 / 3, "normal": 1 / 3, "entity_segmentation": 1 / 3}
 INSTANCES = {"depth": 0.2, "entity_segmentation": 0.8}
@@ -105,6 +105,8 @@ def train_variant(config: TrainConfig, variant: Variant, reader: Reader, size: i
         model = with_channels(model, config.seed)
     tasks = build_tasks(config, model)
     module = fit(model, open_stream(config.data, tasks, config.seed), [], config)
+    if stopped(module):
+        raise SystemExit("stopped by a signal; the same command goes on")
     asked = [tasks[name] for name in variant.tasks]
     scores = evaluate_tasks(module.model, asked, reader, [config.sampling], len(reader), size, baselines=False)
     return {score.task: score.value for score in reversed(scores)}  # of a task's protocols the first stays
