@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
         check_size((arguments.size, arguments.size))
     bar = partial(tqdm, desc="render", unit="scene", leave=False)
     tile = None if arguments.size is None else False
-    options = {"guidance_scale": arguments.guidance_scale, "tile": tile, "turns": arguments.turns}
-    ways = [pipeline.adapters.sampling(task, **options) for task in tasks]
+    asked = {"guidance_scale": arguments.guidance_scale, "tile": tile, "turns": arguments.turns}
+    ways = [pipeline.adapters.sampling(task, **asked) for task in tasks]
     sides = [arguments.size or way.window or way.size or resolution for way in ways]
     reader = (
         ShardReader(arguments.shards)
