@@ -26,7 +26,7 @@ def small_vae() -> PatchAutoencoder:
     return vae
 
 
-def make_model(seed: int = 0, point_encoding: str = "grid", order: str = "yx") -> Diception:
+def make_model(seed: int = 0, point_encoding: str = "grid", order: str = "yx", patch: int = 2) -> Diception:
     """64 pixels, 2 blocks, 64 wide, with an output that is not zero."""
     model = small_model(
         Autoencoder(small_vae()),
@@ -39,6 +39,7 @@ def make_model(seed: int = 0, point_encoding: str = "grid", order: str = "yx") -
         text_tokens=8,
         point_encoding=point_encoding,
         point_order=order,
+        patch=patch,
     )
     torch.nn.init.normal_(model.transformer.proj_out.weight, std=0.1, generator=generator(seed + 1))
     return model.eval()

@@ -177,3 +177,17 @@ def test_broken_or_wandering_files_are_refused(tmp_path: Path) -> None:
     weights.with_name(f"{weights.name}.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="lie beside their index"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_tokens_of_any_number_of_cells_survive_saving(patch: int, tmp_path: Path) -> None:
+    model = make_model(patch=patch)
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    assert torch.equal(predict(loaded), predict(model))
+    tokens: list[int] = []
+    loaded.transformer.transformer_blocks[0].register_forward_pre_hook(
+        lambda _, args, kwargs: tokens.append(kwargs["hidden_states"].shape[1]), with_kwargs=True
+    )
+    predict(loaded)
+    assert tokens == [2 * (8 // patch) ** 2]

@@ -1,111 +1,30 @@
-"""Tasks: what holds for every one of them, and what each one promises beyond that."""
+"""Tasks: what holds for every one of them, and what those of pictures promise beyond that."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import pickle
-import time
 
 import numpy as np
 import pytest
+from painted import SIZE, encode, make, score
 from scipy import ndimage
 
-from diception.annotations import (
-    Annotation,
-    BinaryMask,
-    DepthMap,
-    InstanceMasks,
-    Keypoints,
-    LabelMap,
-    NormalMap,
-    RGBImage,
-)
-from diception.annotations.keypoints import COCO_FLIP
+from diception.annotations import DepthMap, InstanceMasks, Keypoints, LabelMap, NormalMap
 from diception.colors import nearest_on_path
-from diception.tasks import (
-    TASK_TYPES,
-    Target,
-    Task,
-    get_task,
-    known_tasks,
-    register,
-    task_for_kind,
-    task_from_dict,
-)
-from diception.tasks.instances import position_colors
-from diception.tasks.regions import merge_regions
+from diception.tasks import TASK_TYPES, Task, get_task, known_tasks, register, task_for_kind, task_from_dict
 
-SIZE = 128
 TASKS = {t.name: t for t in known_tasks()} | {n: task_for_kind(n, f"new_{n}") for n in ("labels", "image")}
 CASES = [(name, encoding) for name, task in TASKS.items() for encoding in task.encodings]
 # Read from what they find in the prediction, so equality with itself needs the painted form.
 UNTYPED = ("pose", "released")
 
 
-def discs(seed: int, count: int) -> np.ndarray:
-    """(count, SIZE, SIZE) masks that do not overlap, larger than 100 pixels, one of them cut in two."""
-    rng = np.random.default_rng(seed)
-    cells = rng.permutation(9)[:count]
-    rows, columns = np.mgrid[:SIZE, :SIZE]
-    radii, shift = rng.uniform(9, 17, count), rng.uniform(-3, 3, (2, count))
-    y, x = 22 + 42 * (cells // 3) + shift[0], 22 + 42 * (cells % 3) + shift[1]
-    masks = (rows - y[:, None, None]) ** 2 + (columns - x[:, None, None]) ** 2 < radii[:, None, None] ** 2
-    masks[0] &= np.abs(columns - x[0]) > 2
-    return masks
-
-
-def person(x: float, y: float, height: float) -> np.ndarray:
-    """(17, 3) a standing figure with its arms out, seen from the front."""
-    left = [
-        (0.02, -0.46),
-        (0.05, -0.44),
-        (0.09, -0.28),
-        (0.22, -0.26),
-        (0.34, -0.2),
-        (0.07, 0.02),
-        (0.1, 0.25),
-        (0.1, 0.48),
-    ]
-    joints = np.zeros((17, 3), np.float32)
-    joints[0] = (0, -0.42, 2)
-    for index, (across, down) in enumerate(left):
-        joints[1 + 2 * index], joints[2 + 2 * index] = (across, down, 2), (-across, down, 2)
-    return joints * [height, height, 1] + np.array([x, y, 0], np.float32)
-
-
-def make(kind: str, seed: int = 0) -> Annotation:
-    rng = np.random.default_rng(seed)
-    smooth = ndimage.gaussian_filter(rng.normal(size=(3, SIZE, SIZE)), (0, 9, 9)) * 20
-    hole = ndimage.gaussian_filter(rng.normal(size=(SIZE, SIZE)), 8) > 0.04
-    masks = discs(seed, 5)
-    people = np.stack([person(34, 66, 88), person(96, 70, 82)])
-    return {
-        "depth": lambda: DepthMap(np.where(hole, 0, np.exp(smooth[0]) + 1)),
-        "normal": lambda: NormalMap(np.where(hole, 0, smooth / np.linalg.norm(smooth, axis=0))),
-        "mask": lambda: BinaryMask(masks[:3].any(axis=0)),
-        "instances": lambda: InstanceMasks(masks, ("cat", "dog", "cat", "dog", "cat")),
-        "pose": lambda: Keypoints(people, (SIZE, SIZE), np.array([2600, 2000])),
-        "labels": lambda: LabelMap(masks[1] + 2 * masks[2] + 5 * masks[3]),
-        "image": lambda: RGBImage(rng.random((3, SIZE, SIZE))),
-    }[kind]()
-
-
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
 def task(request: pytest.FixtureRequest) -> Task:
     name, encoding = request.param
     return dataclasses.replace(TASKS[name], encoding=encoding)
-
-
-def encode(task: Task, annotation: Annotation, seed: int = 3) -> Target:
-    return task.encode(annotation, np.random.default_rng(seed))
-
-
-def score(task: Task, pairs: list[tuple[Annotation, Annotation]]) -> float:
-    evaluator = task.evaluator()
-    for prediction, truth in pairs:
-        evaluator.update(prediction, truth)
-    return evaluator.compute()[evaluator.primary]
 
 
 def nearly_perfect(task: Task, value: float, slack: float) -> bool:
@@ -315,67 +234,6 @@ def test_depth_is_judged_up_to_scale_and_shift() -> None:
     assert np.isclose(score(task, [(decoded, target.truth)]), score(task, [(moved, target.truth)]), atol=1e-4)
 
 
-def test_points_lie_inside_the_mask_and_their_number_can_be_fixed() -> None:
-    task = get_task("point_segmentation")
-    for seed in range(20):
-        target = encode(task, make("instances"), seed)
-        columns, rows = (target.points[target.point_mask] * SIZE).astype(int).T
-        assert target.truth.to_array()[rows, columns].all()
-    one = dataclasses.replace(task, num_points=1)  # pyright: ignore[reportCallIssue]
-    assert encode(one, make("instances")).point_mask.sum() == 1
-    with pytest.raises(ValueError, match="num_points is 6"):
-        dataclasses.replace(task, num_points=6)  # pyright: ignore[reportCallIssue]
-
-
-def test_all_instances_and_categories_get_their_turn() -> None:
-    instances = make("instances")
-    drawn = {encode(get_task("point_segmentation"), instances, seed).truth.to_bytes() for seed in range(60)}
-    prompts = {encode(get_task("semantic_segmentation"), instances, seed).prompt for seed in range(20)}
-    assert len(drawn) == 5 and prompts == {"[[image2semantic]] cat", "[[image2semantic]] dog"}
-
-
-def test_objects_with_one_centre_keep_two_colours() -> None:
-    rows, columns = np.mgrid[:SIZE, :SIZE] - SIZE / 2 + 0.5
-    distance = np.hypot(rows, columns)
-    rings = np.stack([(distance < 50) & (distance >= 44), (distance < 40) & (distance >= 35), distance < 12])
-    colors = position_colors(rings)
-    gaps = np.linalg.norm(colors[:, None] - colors[None], axis=-1)[~np.eye(3, dtype=bool)]
-    assert gaps.min() > 0.11 and colors.min() >= 0.29 and colors.max() <= 1
-    task = get_task("entity_segmentation")
-    truth = InstanceMasks(rings, ("", "", ""))
-    found = task.decode(encode(task, truth).rgb)
-    assert len(found.to_array()) == 3 and score(task, [(found, truth)]) > 0.9
-
-
-def test_touching_objects_are_told_apart_by_colour() -> None:
-    masks = np.zeros((2, SIZE, SIZE), bool)
-    masks[0, 30:100, 20:64], masks[1, 30:100, 64:108] = True, True
-    truth, rng = InstanceMasks(masks, ("", "")), np.random.default_rng(0)
-    for encoding in get_task("entity_segmentation").encodings:
-        task = dataclasses.replace(get_task("entity_segmentation"), encoding=encoding)
-        noisy = encode(task, truth).rgb + rng.normal(0, 0.06, (3, SIZE, SIZE))
-        assert score(task, [(task.decode(np.clip(noisy, 0, 1).astype(np.float32)), truth)]) > 0.95
-
-
-def test_the_baseline_told_the_foreground_merges_what_touches() -> None:
-    masks = np.zeros((2, SIZE, SIZE), bool)
-    masks[0, 30:100, 20:64], masks[1, 30:100, 64:108] = True, True
-    task = get_task("entity_segmentation")
-    guesses = task.baselines(np.zeros((3, SIZE, SIZE), np.float32), encode(task, InstanceMasks(masks, ("", ""))))
-    assert [len(guess.to_array()) for name, guess in guesses.items() if "foreground" in name] == [1]
-
-
-def test_merging_stops_where_regions_differ_and_covers_the_part() -> None:
-    rgb = np.zeros((3, 30, 40), np.float32)
-    rgb[0, :, 20:], rgb[1, 15:] = 0.5, 0.5
-    part = np.ones((30, 40), bool)
-    part[0, 0] = False
-    noisy = rgb + np.random.default_rng(0).normal(0, 0.05, rgb.shape).astype(np.float32)
-    regions, colors, counts = merge_regions(noisy, part, 2.0, 0.13)
-    assert sorted(counts.tolist()) == [299, 300, 300, 300] and regions[0, 0] == -1
-    assert np.abs(colors[regions[part]].T - rgb[:, part]).max() < 0.02
-
-
 def test_a_threshold_is_calibrated_on_what_was_painted() -> None:
     task, rng = get_task("foreground"), np.random.default_rng(0)
     truths = [make("mask", seed) for seed in range(3)]
@@ -388,114 +246,6 @@ def test_a_threshold_is_calibrated_on_what_was_painted() -> None:
     assert score(fitted, [(fitted.decode(r), t) for r, t in zip(dim, truths, strict=True)]) > 0.98
     assert task_from_dict(fitted.as_dict()) == fitted
     assert get_task("depth").calibrated(zip(dim, truths, strict=True)) is get_task("depth")
-
-
-def test_people_are_put_together_again() -> None:
-    task, truth = get_task("pose"), make("pose")
-    found = task.decode(encode(task, truth).rgb)
-    assert isinstance(found, Keypoints) and isinstance(truth, Keypoints) and len(found) == 2
-    order = np.argsort(found.people[:, 0, 0])
-    gaps = np.linalg.norm(found.people[order, :, :2] - truth.people[..., :2], axis=-1)
-    assert (found.people[..., 2] == 2).all() and gaps.max() < 1.5  # a hand of one touches a hand of the other
-
-
-@pytest.mark.parametrize("size", [128, 500, 1024])
-def test_people_are_read_at_any_size(size: int) -> None:
-    task, truth = get_task("pose"), make("pose").resize(size, size)
-    found = task.decode(encode(task, truth).rgb)
-    assert isinstance(found, Keypoints) and isinstance(truth, Keypoints) and len(found) == 2
-    order = np.argsort(found.people[:, 0, 0])
-    gaps = np.linalg.norm(found.people[order, :, :2] - truth.people[..., :2], axis=-1)
-    assert found.visible.all() and gaps.max() < 0.012 * size
-
-
-@pytest.mark.parametrize("color", [(1, 0, 0), (1, 1, 0), (0.5, 0.5, 0.5)])
-@pytest.mark.parametrize("encoding", ["typed", "released"])
-def test_a_flat_picture_is_read_at_once(color: tuple[float, float, float], encoding: str) -> None:
-    flat = np.broadcast_to(np.array(color, np.float32)[:, None, None], (3, 768, 768))
-    task = dataclasses.replace(get_task("pose"), encoding=encoding)
-    start = time.perf_counter()
-    found = task.decode(flat.copy())
-    assert isinstance(found, Keypoints) and len(found) <= 200
-    assert time.perf_counter() - start < 10
-
-
-def test_joints_beyond_the_edge_stay_absent() -> None:
-    task, truth = get_task("pose"), make("pose")
-    cut = truth.crop(0, 0, 76, 128)  # above the knees
-    found = task.decode(encode(task, cut).rgb)
-    assert isinstance(found, Keypoints) and len(found) == 2
-    x, y, seen = found.people[found.visible].T
-    assert (x < 128).all() and (y < 76).all() and (found.people[:, 15:, 2] == 0).all()
-
-
-@pytest.mark.parametrize("turned", [False, True])
-def test_joints_that_are_not_painted_are_inferred_and_marked(turned: bool) -> None:
-    task, truth = get_task("pose"), make("pose")
-    assert isinstance(truth, Keypoints)
-    if turned:  # seen from behind: left and right change places, the picture does not
-        truth = dataclasses.replace(truth, people=truth.people[:, COCO_FLIP])
-    hidden = [3, 15, 16]
-    partial = dataclasses.replace(truth, people=truth.people.copy())
-    partial.people[:, hidden] = 0
-    found = task.decode(encode(task, partial).rgb)
-    assert isinstance(found, Keypoints) and len(found) == 2
-    order = np.argsort(found.people[:, 0, 0])
-    expected = np.sort(truth.people[:, 0, 0])
-    assert np.allclose(found.people[order, 0, 0], expected, atol=1)
-    people = found.people[order]
-    assert (people[:, hidden, 2] == 1).all() and (np.delete(people[..., 2], hidden, axis=1) == 2).all()
-    right = truth.people[np.argsort(truth.people[:, 0, 0])]
-    gaps = np.linalg.norm(people[..., :2] - right[..., :2], axis=-1)
-    assert gaps.max() < 0.12 * 80  # of a height of about 80 pixels
-
-
-def test_parts_of_a_person_that_no_limb_joins_stay_together() -> None:
-    task, truth = get_task("pose"), make("pose").resize(512, 512)
-    assert isinstance(truth, Keypoints)
-    truth.people[:, [5, 6, 7, 13]] = 0  # no shoulders, no left elbow, no left knee: a face, a body and a hand
-    found = task.decode(encode(task, truth).rgb)
-    assert isinstance(found, Keypoints) and len(found) == 2
-    order = np.argsort(found.people[:, 0, 0])
-    seen = found.people[order, :, 2] == 2
-    assert np.array_equal(seen, truth.visible)
-    gaps = np.linalg.norm(found.people[order, :, :2] - truth.people[..., :2], axis=-1)
-    assert gaps[seen].max() < 6
-
-
-@pytest.mark.parametrize("name", ["semantic_segmentation", "point_segmentation"])
-def test_a_share_of_samples_may_ask_for_what_is_not_there(name: str) -> None:
-    truth = make("instances")
-    assert isinstance(truth, InstanceMasks)
-    task = dataclasses.replace(TASKS[name], negatives=0.25)
-    targets = [encode(task, truth, seed) for seed in range(400)]
-    empty = [target for target in targets if not target.rgb.any()]
-    assert 70 < len(empty) < 130  # 100 with a deviation of 9
-    for target in empty:
-        assert not target.truth.to_array().any() and target.valid.all()
-        assert not any(target.prompt.endswith(category) for category in truth.categories)
-        columns, rows = (target.points[target.point_mask] * SIZE).astype(int).T
-        assert not truth.masks[:, rows, columns].any()
-    assert all(encode(task.measured(), truth, seed).rgb.any() for seed in range(100))
-    few = dataclasses.replace(get_task("semantic_segmentation"), negatives=1.0, vocabulary=("cat", "dog", "owl"))
-    assert encode(few, truth).prompt == "[[image2semantic]] owl"
-    crowded = dataclasses.replace(few, vocabulary=("cat", "dog", "owl", "ant"))
-    assert {encode(crowded, dataclasses.replace(truth, unmarked=("owl",)), s).prompt for s in range(20)} == {
-        "[[image2semantic]] ant"
-    }
-    with pytest.raises(ValueError, match=r"negatives is 1\.5"):
-        dataclasses.replace(task, negatives=1.5)
-
-
-def test_far_from_people_a_pose_may_count_less() -> None:
-    truth = make("pose")
-    task = dataclasses.replace(get_task("pose"), background=0.25)
-    target, whole = encode(task, truth), encode(get_task("pose"), truth)
-    assert np.array_equal(target.rgb, whole.rgb) and (whole.valid == 1).all()
-    assert set(np.unique(target.valid)) == {0.25, 1}
-    assert (target.valid[target.rgb.any(axis=0)] == 1).all()
-    with pytest.raises(ValueError, match="background is 0"):
-        dataclasses.replace(task, background=0.0)
 
 
 def test_a_label_without_a_colour_is_refused() -> None:

@@ -25,6 +25,8 @@ class ModelConfig:
     """For `small`: number of blocks."""
     heads: int = 4
     """For `small`: attention heads."""
+    patch: int = 2
+    """For `small`: latent cells along a side of a token; 1 makes four times the tokens."""
     text_tokens: int = 16
     """For `small`: length of the prompt."""
     point_encoding: str = "grid"

@@ -198,8 +198,9 @@ def small_model(
     text_tokens: int = 16,
     point_encoding: str = "grid",
     point_order: str = "yx",
+    patch: int = 2,
 ) -> Diception:
-    """A transformer of SD3's shape, patch size 2, small enough for a laptop, with fresh weights.
+    """A transformer of SD3's shape, small enough for a laptop, with fresh weights.
 
     Args:
         autoencoder: its channels set the transformer's.
@@ -212,15 +213,18 @@ def small_model(
         text_tokens: L, words of a prompt.
         point_encoding: `grid` or `fourier`.
         point_order: `yx` or `xy`.
+        patch: latent cells along a side of a token; 2 is SD3's.
     """
+    if patch < 1:
+        raise ValueError(f"patch is {patch}; allowed: 1 and more")
     if width % heads or width % 4:
         raise ValueError(f"width is {width}; it must be a multiple of 4 and of heads, {heads}")
-    if resolution % (2 * autoencoder.factor):
-        raise ValueError(f"resolution is {resolution}; it must be a multiple of {2 * autoencoder.factor}")
-    cells = resolution // autoencoder.factor // 2
+    if resolution % (patch * autoencoder.factor):
+        raise ValueError(f"resolution is {resolution}; it must be a multiple of {patch * autoencoder.factor}")
+    cells = resolution // autoencoder.factor // patch
     transformer = DiceptionTransformer(
-        sample_size=2 * cells,
-        patch_size=2,
+        sample_size=patch * cells,
+        patch_size=patch,
         in_channels=autoencoder.channels,
         out_channels=autoencoder.channels,
         num_layers=layers,

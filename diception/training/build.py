@@ -115,6 +115,7 @@ def _base(config: TrainConfig) -> Diception:
             width=config.model.width,
             layers=config.model.layers,
             heads=config.model.heads,
+            patch=config.model.patch,
             resolution=config.data.size,
             text_tokens=config.model.text_tokens,
             point_encoding=config.model.point_encoding,
