@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,8 +91,10 @@ def atomic_directory(directory: str | Path, marker: str) -> Iterator[Path]:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes an object, indented."""
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf8")
+    """Writes an object, indented; another process sees the file whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf8")
+    partial.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class LatentFiles:
             raise ValueError(
                 f"{self.folder} has examples of another {', '.join(differ)}; delete it, or choose another run"
             )
-        if note:
+        if note and not noted.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(noted, identity)
 
