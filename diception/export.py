@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from diception.card import Measured, model_card
+from diception.config import SamplingConfig
 from diception.model.adapters import load_adapter
 from diception.model.checkpoint import load_model, save_model, text_encoder_loader
 from diception.model.diception import Diception
@@ -22,29 +23,6 @@ Adapters = str | Path | Mapping[str | Path, float]
 BEST = Path("checkpoints", "best.safetensors")
 """Where a run folder keeps the weights with the lowest validation loss."""
 
-CARD = """---
-license: {licence}
-library_name: diception
-tags: [perception, depth, normals, segmentation, pose, flow-matching]
----
-# A DICEPTION model
-
-Base: {base}. Resolution: {resolution} px. Prompts, weights and settings are in this folder; nothing else is needed.
-
-| task | token | encoding |
-|---|---|---|
-{tasks}
-
-Training: {training}
-
-```python
-from diception import Pipeline
-
-prediction = Pipeline.from_pretrained("path/of/this/folder")(image, task="{example}")
-prediction.annotation
-```
-"""
-
 
 def export_directory(
     run: str | Path,
@@ -53,6 +31,10 @@ def export_directory(
     dtype: torch.dtype = torch.float32,
     best: bool = False,
     autoencoder_dtype: torch.dtype | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    about: str = "",
+    measured: Sequence[Measured] = (),
 ) -> Path:
     """Writes the model of a run folder (or of a model directory) to `out`.
 
@@ -63,6 +45,10 @@ def export_directory(
         dtype: of the stored transformer weights.
         best: the run's weights with the lowest validation loss, not those of its end.
         autoencoder_dtype: of the stored autoencoder weights; their own by default.
+        steps: denoising steps that serve the model best, for whoever does not say; its own by default.
+        guidance_scale: the same for guidance.
+        about: what the model is for, for its card.
+        measured: evaluations, for its card.
 
     Raises:
         ValueError: no model there, no validation was run, `out` exists, the adapter was made for another model.
@@ -72,7 +58,13 @@ def export_directory(
     if best:
         _fill(model, Path(run) / BEST)
     _merge(model, adapter)
-    return _write(model, out, dtype, autoencoder_dtype)
+    settings = model.settings
+    sampling = SamplingConfig(
+        settings.steps if steps is None else steps,
+        settings.guidance_scale if guidance_scale is None else guidance_scale,
+    )
+    settings.steps, settings.guidance_scale = sampling.steps, sampling.guidance_scale
+    return _write(model, out, model_card(model, about, measured), dtype, autoencoder_dtype)
 
 
 def export_release(run: str | Path, out: str | Path, adapter: Adapters | None = None) -> Path:
@@ -128,7 +120,7 @@ def import_release(
     model.settings.tasks = [task.as_dict() for task in tasks]
     categories = {True: COCO_CATEGORIES, False: (None,)}
     model.bank.add(["", *(task.prompt(c) for task in tasks for c in categories[task.takes_category])])
-    return _write(model, out, None)
+    return _write(model, out, model_card(model), None)
 
 
 def _new(out: str | Path) -> Path:
@@ -171,28 +163,8 @@ def _fill(model: Diception, weights: Path) -> None:
 
 
 def _write(
-    model: Diception, out: Path, dtype: torch.dtype | None, autoencoder_dtype: torch.dtype | None = None
+    model: Diception, out: Path, card: str, dtype: torch.dtype | None, autoencoder_dtype: torch.dtype | None = None
 ) -> Path:
     save_model(model, out, dtype=dtype, autoencoder_dtype=autoencoder_dtype)
-    (out / "README.md").write_text(model_card(model))
+    (out / "README.md").write_text(card, encoding="utf8")
     return out
-
-
-def model_card(model: Diception) -> str:
-    """Markdown that says what the model does and how it was made."""
-    settings = model.settings
-    rows = [f"| {task['name']} | `{task['token']}` | {task['encoding']} |" for task in settings.tasks]
-    return CARD.format(
-        licence=settings.licence,
-        base=settings.base_model,
-        resolution=settings.resolution,
-        tasks="\n".join(rows),
-        training=_told(settings.training) or "not recorded",
-        example=settings.tasks[0]["name"] if settings.tasks else "depth",
-    )
-
-
-def _told(training: Mapping[str, Any]) -> str:
-    """A summary of training in words, with that of the model it went on from."""
-    told = ", ".join(f"{key} {value}" for key, value in training.items() if key != "before")
-    return f"{told}; before that: {_told(training['before'])}" if training.get("before") else told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import torch
 from conftest import TASKS
 from small import make_model
 
+from diception.card import Measured, model_card
 from diception.cli import main
 from diception.config import AdapterConfig, TrainConfig
 from diception.datasets.synthetic import render_scene
-from diception.export import export_directory, model_card
+from diception.export import export_directory
 from diception.inference import Pipeline, Prediction
 from diception.model.adapters import save_adapter
 from diception.model.checkpoint import save_model
@@ -146,6 +148,53 @@ def test_the_card_says_what_the_model_does(base: Path, adapter: Path, tmp_path: 
     model.settings.training = {"steps": 7, "lr": 0.1}
     assert "Training: steps 7, lr 0.1" in model_card(model)
     assert "Training: not recorded" in model_card(make_model())
+
+
+@pytest.fixture
+def scores(base: Path, tmp_path: Path) -> Path:
+    """A report of the evaluation of the base at two numbers of steps."""
+    out = tmp_path / "scores.json"
+    command = ["evaluate", "--model", str(base), "--tasks", "depth,pose", "--steps", "1", "2", "--count", "2"]
+    assert main([*command, "--out", str(out)]) == 0
+    return out
+
+
+def test_the_card_shows_what_was_measured(base: Path, scores: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    about = "For rendered scenes only."
+    command = ["export", str(base), "--steps", "1", "--guidance-scale", "1.5", "--about", about]
+    assert main([*command, "--scores", str(scores), "--out", str(out)]) == 0
+    card = (out / "README.md").read_text()
+    assert about in card and "Sampled in 1 step, guidance 1.5" in card
+    assert "| task | protocol, metric | samples | 1 step, guidance 1 | 2 steps, guidance 1 | baselines |" in card
+    found = json.loads(scores.read_text())["scores"]
+    for score in found:
+        row = next(line for line in card.splitlines() if f"| {score['protocol']}, {score['primary']} " in line)
+        column = 4 if score["steps"] == 1 else 5
+        value = score["metrics"][score["primary"]]
+        assert row.split(" | ")[column - 1] == ("" if value is None else f"{value:.3f}")
+    exported = Pipeline.from_pretrained(out)
+    assert (exported.model.settings.steps, exported.model.settings.guidance_scale) == (1, 1.5)
+    own = Pipeline.from_pretrained(base)(IMAGE, task="depth", steps=1, guidance_scale=1.5)
+    assert isinstance(own, Prediction)
+    by_default = exported(IMAGE, task="depth")
+    assert isinstance(by_default, Prediction) and torch.equal(by_default.rgb, own.rgb)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{}", "has no scores"), ('{"scores": [{"task": "depth"}]}', "a score without protocol"), ("[", "JSON")],
+)
+def test_a_report_that_is_none_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Measured.read(tmp_path / "report.json")
+
+
+def test_steps_that_cannot_be_are_refused_and_leave_nothing(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="steps is 0"):
+        export_directory(base, tmp_path / "out", steps=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_exports(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

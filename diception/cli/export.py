@@ -27,27 +27,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["float32", "bfloat16", "float16"],
         help="of the directory's autoencoder (default: as it is)",
     )
+    parser.add_argument("--steps", type=int, help="denoising steps that serve the model best (default: as it says)")
+    parser.add_argument("--guidance-scale", type=float, help="the same for guidance")
+    parser.add_argument("--about", default="", help="what the model is for, a paragraph of its card")
+    parser.add_argument(
+        "--scores", type=Path, nargs="+", default=[], help="reports of `evaluate --out`, tables of its card"
+    )
     parser.add_argument(
         "--out", required=True, type=Path, help="folder, or file with `--format release`; must not exist"
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    import torch
-
-    from diception.export import export_directory, export_release
+    from diception.export import export_release
 
     weights = arguments.merge_weight or [1.0] * len(arguments.merge_adapter)
     if len(weights) != len(arguments.merge_adapter):
         raise ValueError(f"{len(weights)} of --merge-weight for {len(arguments.merge_adapter)} of --merge-adapter")
     adapters = dict(zip(arguments.merge_adapter, weights, strict=True)) or None
     if arguments.format == "release":
-        if arguments.best:
-            raise ValueError("--best goes with --format directory; export that folder again as a release")
+        for name in ("best", "steps", "guidance_scale", "about", "scores"):
+            if getattr(arguments, name):
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} goes with --format directory; export that folder again as a release")
         export_release(arguments.run, arguments.out, adapters)
         print("the file says neither the order of points nor the encodings; they are in the model's diception.json")
     else:
-        dtype, given = getattr(torch, arguments.dtype), arguments.autoencoder_dtype
-        autoencoder_dtype = getattr(torch, given) if given else None
-        export_directory(arguments.run, arguments.out, adapters, dtype, arguments.best, autoencoder_dtype)
+        _directory(arguments, adapters)
     print(f"model: {arguments.out}")
+
+
+def _directory(arguments: argparse.Namespace, adapters: dict[Path, float] | None) -> None:
+    import torch
+
+    from diception.card import Measured
+    from diception.export import export_directory
+
+    given = arguments.autoencoder_dtype
+    export_directory(
+        arguments.run,
+        arguments.out,
+        adapters,
+        getattr(torch, arguments.dtype),
+        arguments.best,
+        getattr(torch, given) if given else None,
+        arguments.steps,
+        arguments.guidance_scale,
+        arguments.about,
+        [Measured.read(path) for path in arguments.scores],
+    )
