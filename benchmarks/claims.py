@@ -11,31 +11,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
+from small_runs import SIZE, Scores, headlines, measure, note, table, train_small
 from torch import Tensor
 from tqdm import tqdm
 
 from diception.config import SamplingConfig, TrainConfig, load_config
-from diception.datasets.mixture import Reader
 from diception.datasets.synthetic import held_out_scenes
 from diception.evaluation import evaluate_tasks
 from diception.inference import Pipeline
 from diception.model.diception import TIMESTEPS, Condition, Diception
 from diception.model.transformer import DiceptionTransformer, init_small
 from diception.tables import write_report
-from diception.training.build import build_model, build_tasks
-from diception.training.datamodule import open_stream
-from diception.training.run import fit, stopped
 
 THREE = {"depth": 1 / 3, "normal": 1 / 3, "entity_segmentation": 1 / 3}
 INSTANCES = {"depth": 0.2, "entity_segmentation": 0.8}
-Scores = dict[str, float]
-"""Headline metric of every task."""
 
 
 @dataclass(frozen=True)
@@ -98,35 +93,6 @@ def recipe(variant: Variant, seed: int, steps: int, run: Path, overrides: Sequen
     return config
 
 
-def train_variant(config: TrainConfig, variant: Variant, reader: Reader, size: int) -> Scores:
-    """Trains, or goes on, and measures."""
-    model = build_model(config)
-    if variant.channels:
-        model = with_channels(model, config.seed)
-    tasks = build_tasks(config, model)
-    module = fit(model, open_stream(config.data, tasks, config.seed), [], config)
-    if stopped(module):
-        raise SystemExit("stopped by a signal; the same command goes on")
-    asked = [tasks[name] for name in variant.tasks]
-    scores = evaluate_tasks(module.model, asked, reader, [config.sampling], len(reader), size, baselines=False)
-    return {score.task: score.value for score in reversed(scores)}  # of a task's protocols the first stays
-
-
-def spread(found: Sequence[float]) -> str:
-    deviation = statistics.stdev(found) if len(found) > 1 else 0.0
-    return f"{statistics.mean(found):.3f} +- {deviation:.3f}"
-
-
-def table(rows: dict[str, list[Scores]]) -> str:
-    """Markdown: a row per variant, mean and standard deviation over the seeds of every task."""
-    columns = sorted({task for runs in rows.values() for scores in runs for task in scores})
-    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, runs in rows.items():
-        cells = [spread([scores[task] for scores in runs]) if task in runs[0] else "" for task in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 @dataclass
 class Bench:
     """Where runs are kept and what they are measured on."""
@@ -138,37 +104,32 @@ class Bench:
     def claim(self, name: str, steps: int, seeds: int) -> dict[str, list[Scores]]:
         """Scores of every variant and seed of a claim; those that are there are read."""
         rows: dict[str, list[Scores]] = {}
-        self._note(name, {"steps": steps, "count": self.count, "overrides": self.overrides})
-        reader = held_out_scenes(self.count, 128, 1, tqdm)
+        note(self.out / name, {"steps": steps, "count": self.count, "overrides": self.overrides})
+        reader = held_out_scenes(self.count, SIZE, 1, tqdm)
         for seed in range(seeds):
             for variant in CLAIMS[name]:
                 run = self.out / name / f"{variant.name.replace(' ', '-')}-{seed}"
                 file = run / "scores.json"
                 if not file.exists():
                     config = recipe(variant, seed, steps, run, self.overrides)
-                    write_report(file, train_variant(config, variant, reader, 128))
+                    change = partial(with_channels, seed=seed) if variant.channels else (lambda model: model)
+                    model, tasks = train_small(config, change)
+                    write_report(file, measure(model, tasks, list(variant.tasks), config, reader))
                 rows.setdefault(variant.name, []).append(json.loads(file.read_text()))
         return rows
-
-    def _note(self, name: str, asked: dict) -> None:
-        """Refuses a folder with results of another command."""
-        made = self.out / name / "options.json"
-        if made.exists() and (before := json.loads(made.read_text())) != asked:
-            raise SystemExit(f"{made.parent} has results of {before}, asked is {asked}; choose another --out")
-        write_report(made, asked)
 
     def sampling(self, model: str, seeds: int, domain: int) -> dict[str, list[Scores]]:
         """Scores of a trained model at several samplings; a seed draws other noise, points and categories."""
         pipeline = Pipeline.from_pretrained(model)
-        reader = held_out_scenes(self.count, 128, domain, tqdm)
+        reader = held_out_scenes(self.count, SIZE, domain, tqdm)
         rows: dict[str, list[Scores]] = {}
         for sampling in SAMPLINGS:
             name = f"{sampling.steps} steps, guidance {sampling.guidance_scale:g}"
             for seed in range(seeds):
                 found = evaluate_tasks(
-                    pipeline.model, pipeline.tasks.values(), reader, [sampling], self.count, 128, seed, baselines=False
+                    pipeline.model, pipeline.tasks.values(), reader, [sampling], self.count, SIZE, seed, baselines=False
                 )
-                rows.setdefault(name, []).append({score.task: score.value for score in reversed(found)})
+                rows.setdefault(name, []).append(headlines(found))
         return rows
 
 

@@ -6,8 +6,9 @@ python benchmarks/prior.py membrane --images membrane/images --targets membrane/
 python benchmarks/prior.py shadow
 
 Every method has its own best learning rate, chosen on a fifth of the images to train on; then three seeds on all of
-them. The images measured on are the same for all. The same command goes on where it was stopped; with `--methods` parts
-of it can run beside each other, and the one that comes last prints the whole table.
+them. The images measured on are the same for all. The same command goes on where it was stopped. `--methods` does a
+part of it; a part may run beside another once the folders are made, but the U-Net comes after the adapter, whose time
+it has.
 """
 
 from __future__ import annotations
@@ -142,6 +143,10 @@ def random_base(model: str, seed: int, out: Path) -> Path:
             layers=shape["num_layers"],
             heads=shape["num_attention_heads"],
             resolution=base.settings.resolution,
+            text_width=shape["joint_attention_dim"],
+            text_tokens=base.bank[[""]][0].shape[1],
+            point_encoding=base.points.encoding,
+            patch=shape["patch_size"],
         )
         save_model(fresh, out)
     return out

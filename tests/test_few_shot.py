@@ -146,7 +146,7 @@ def test_targets_that_cannot_be_painted_are_refused_before_training(base: Path, 
     for path in flat.iterdir():
         np.save(path, np.zeros((64, 64), np.float32))
     config = plan(base, pairs, tmp_path / "out", "depth", targets=str(flat))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="targets to train on can be painted as depth"):
         adapt(config)
     assert not (tmp_path / "out").exists()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from diception.inference import Pipeline, Prediction
 from diception.model.adapters import read_adapter
 from diception.model.checkpoint import load_model
 from diception.tasks import get_task
+from diception.training.callbacks import Stop
 from diception.training.few_shot import FewShotReport, adapt
 from diception.training.few_shot.curve import Curve
 from diception.training.latents import LatentStream, encode
@@ -90,6 +93,21 @@ def test_the_report_has_its_curves_and_pictures(base: Path, pairs: Path, tmp_pat
     assert stored["memory_gb"]["estimated"] > 0 and stored["seconds"]["train"] > 0
     with pytest.raises(ValueError, match="learning_curve has 4; allowed are 1 to 3"):
         adapt(replace(config, out=str(tmp_path / "other"), learning_curve=[4]))
+
+
+def test_a_signal_in_the_learning_curve_ends_all(
+    base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Stop.on_train_start
+
+    def signalled(stop: Stop, trainer: Any, module: Any) -> None:
+        begin(stop, trainer, module)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Stop, "on_train_start", signalled)
+    assert adapt(plan(base, pairs, tmp_path / "out", learning_curve=[1, 3])) is None
+    assert [path.name for path in (tmp_path / "out" / "learning_curve").iterdir()] == ["1"]
+    assert not (tmp_path / "out" / "checkpoints").exists()
 
 
 def test_smaller_sets_are_within_larger_and_parts_are_as_bright(pairs: Path) -> None:

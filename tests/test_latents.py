@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from running import assert_close_to_the_step, assert_equal, in_processes, losses, train_until, weights
+from safetensors.torch import load_file
 
 from diception.config import TrainConfig
 from diception.datasets.mixture import Stream
 from diception.datasets.sample import Batch
+from diception.datasets.shards import ShardReader
 from diception.model.diception import Diception
 from diception.training import latents as module
 from diception.training.build import build_model, build_tasks
@@ -89,6 +91,28 @@ def test_a_run_on_files_goes_on_where_it_stopped(config: TrainConfig, tmp_path: 
         train(stale)
 
 
+def test_runs_of_one_mixture_may_share_examples(config: TrainConfig, tmp_path: Path) -> None:
+    shared = replace(config, data=replace(config.data, latents_folder=str(tmp_path / "shared")))
+    train(shared)
+    made = sorted((tmp_path / "shared").iterdir())
+    times = [path.stat().st_mtime_ns for path in made]
+    other = replace(shared, run=str(tmp_path / "other"), optim=replace(config.optim, lr=1e-3))
+    train(other)
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "shared").iterdir())] == times and len(times) == 4
+    assert not (tmp_path / "other" / "latents").exists() and not (Path(config.run) / "latents").exists()
+    with pytest.raises(ValueError, match="data.latents must say how many"):
+        replace(config.data, latents=0, latents_folder="x")
+
+
+def test_shards_that_are_not_those_of_before_are_noticed(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_until(config, 2)
+    monkeypatch.setattr(ShardReader, "fingerprint", lambda reader: "others")
+    with pytest.raises(ValueError, match="has examples of another shards; delete it"):
+        train(config)
+
+
 def test_what_one_rank_notes_another_reads_whole(tmp_path: Path) -> None:
     identity = {"mixture": list(range(100_000))}
     with ThreadPoolExecutor(2) as pool:
@@ -98,9 +122,18 @@ def test_what_one_rank_notes_another_reads_whole(tmp_path: Path) -> None:
 
 
 def test_two_processes_on_files_take_the_steps_of_one(train_config: TrainConfig, tmp_path: Path) -> None:
-    config = replace(train_config, data=replace(train_config.data, latents=COUNT))
+    """Each of them encodes a part, one of which is there no more when they go on."""
+    config = replace(train_config, data=replace(train_config.data, latents=module.PART + COUNT))
     train(config)
-    shared = in_processes(replace(config, run=str(tmp_path / "shared"), devices=2))
+    two = replace(config, run=str(tmp_path / "shared"), devices=2)
+    shutil.copytree(Path(config.run) / "latents", Path(two.run) / "latents")
+    first, second = sorted((Path(two.run) / "latents").glob("part-*"))
+    second.unlink()
+    time = first.stat().st_mtime_ns
+    shared = in_processes(two)
+    assert first.stat().st_mtime_ns == time
+    for name, values in load_file(second).items():
+        assert torch.allclose(values, load_file(Path(config.run) / "latents" / second.name)[name], atol=1e-2)
     one, two = losses(Path(config.run)), losses(shared)
     assert one.keys() == two.keys() and max(abs(one[step] - two[step]) for step in one) < 1e-5
     assert_close_to_the_step(weights(shared / "model"), weights(Path(config.run) / "model"))

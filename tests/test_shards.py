@@ -136,6 +136,13 @@ def test_writers_of_one_file_do_not_meet_and_leave_nothing(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "x"]
 
 
+def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    first, same, fewer = write(tmp_path / "a"), write(tmp_path / "b"), write(tmp_path / "c", count=6)
+    assert first.fingerprint() == same.fingerprint() != fewer.fingerprint()
+    changed = ShardReader(first.urls[::-1])
+    assert changed.fingerprint() != first.fingerprint()
+
+
 def test_serving_lists_the_samples_of_a_kind(tmp_path: Path) -> None:
     samples = [make_sample(i) for i in range(6)]
     for sample in samples[::2]:

@@ -62,7 +62,7 @@ def test_the_adapter_run_trains_the_adapter_alone(train_config: TrainConfig) -> 
     assert_equal(base.transformer.state_dict(), own)
 
 
-def test_loss_of_the_true_velocity_is_zero(train_config: TrainConfig) -> None:
+def test_loss_of_the_true_velocity_is_zero(train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model(train_config)
     tasks = build_tasks(train_config, model)
     stream = open_stream(train_config.data, tasks, 0)
@@ -73,6 +73,11 @@ def test_loss_of_the_true_velocity_is_zero(train_config: TrainConfig) -> None:
     assert torch.equal(losses, again)
     assert losses.shape == sigmas.shape == (4,)
     assert (losses > 0).all()
+    noise = module.drawing(batch).noise
+    assert noise is not None and batch.target is not None
+    latents = model.encode(torch.cat([batch.image, batch.target])).chunk(2)[1]
+    monkeypatch.setattr(model, "velocity", lambda *_: noise - latents)
+    assert module.losses(batch)[0].abs().max() < 1e-8
 
 
 def test_what_the_loader_draws_is_what_the_step_would(train_config: TrainConfig) -> None:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", help="names with commas; by default every task of the model that the data serves")
     parser.add_argument("--size", type=int, help="squash to this side in pixels (default: as the task was learned)")
     parser.add_argument("--steps", type=int, nargs="+", help="numbers of denoising steps (default: the model's own)")
-    parser.add_argument("--guidance-scale", type=float, default=1.0, help="guidance runs above 1 (default 1)")
+    parser.add_argument("--guidance-scale", type=float, help="guidance runs above 1 (default: the model's own)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument(
         "--turns",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     weights = arguments.merge_weight or [1.0] * len(arguments.merge_adapter)
     if len(weights) != len(arguments.merge_adapter):
         raise ValueError(f"{len(weights)} of --merge-weight for {len(arguments.merge_adapter)} of --merge-adapter")
-    adapters = dict(zip(arguments.merge_adapter, weights, strict=True)) or None
+    adapters: dict[str | Path, float] | None = dict(zip(arguments.merge_adapter, weights, strict=True)) or None
     if arguments.format == "release":
         for name in ("best", "steps", "guidance_scale", "about", "scores"):
             if getattr(arguments, name):
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"model: {arguments.out}")
 
 
-def _directory(arguments: argparse.Namespace, adapters: dict[Path, float] | None) -> None:
+def _directory(arguments: argparse.Namespace, adapters: Mapping[str | Path, float] | None) -> None:
     import torch
 
     from diception.card import Measured

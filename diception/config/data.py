@@ -62,7 +62,11 @@ class DataConfig:
     """So many first examples of the mixture are encoded once, by all ranks, into `<run>/latents`, before the first
     step; the steps then go over these again and again, without reading, painting or encoding. 0: every step encodes
     new examples."""
+    latents_folder: str = ""
+    """Where these examples are, for several runs on the same; empty: `<run>/latents`."""
 
     def __post_init__(self) -> None:
         if self.latents < 0:
             raise ValueError(f"data.latents is {self.latents}; it must be 0 or more")
+        if self.latents_folder and not self.latents:
+            raise ValueError("data.latents_folder is for encoded examples: data.latents must say how many")

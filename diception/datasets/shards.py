@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections import OrderedDict
@@ -42,6 +43,11 @@ class ShardReader:
 
     def __len__(self) -> int:
         return int(self.ends[-1])
+
+    def fingerprint(self) -> str:
+        """32 hex digits that change with the order, sizes and, where the indexes know them, hashes of the shards."""
+        told = "\n".join(f"{index.tar_size} {len(index)} {index.sha256}" for index in self.indexes)
+        return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
 
     def locate(self, i: int) -> tuple[int, int]:
         """(shard, row) of sample i."""

@@ -23,7 +23,7 @@ MAY_CHANGE = (
     *("run", "out", "steps", "devices", "nodes", "log_every", "validate_every", "checkpoint_every"),
     *("keep_checkpoints", "max_minutes", "workers", "data.workers", "data.validation", "data.validation_count"),
     *("data.cache", "data.cache_gb", "data.max_corrupt", "optim.max_skipped", "strategy", "accumulate", "loggers"),
-    *("model.gradient_checkpointing", "model.compile"),
+    *("data.latents_folder", "model.gradient_checkpointing", "model.compile"),
 )
 """Keys that a resumed run may give anew; with any other it would be another run. More steps stretch a cosine."""
 

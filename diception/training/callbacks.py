@@ -109,5 +109,5 @@ class Stop(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.global_step < trainer.max_steps:
             trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
-            if trainer.is_global_zero:
-                drop_oldest(self.folder, self.kept)
+        if trainer.is_global_zero:
+            drop_oldest(self.folder, self.kept)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -106,15 +107,27 @@ def remove_partial(folder: Path) -> None:
         path.unlink()
 
 
-def keep_checkpoints(folder: Path, every: int, kept: int) -> ModelCheckpoint:
-    """The callback that writes one every so many steps and keeps the newest ones."""
-    return ModelCheckpoint(
-        folder / "checkpoints",
-        filename="step_{step:08d}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=every,
-        save_top_k=kept,
-        monitor="step",
-        mode="max",
-        save_on_train_epoch_end=False,
-    )
+class NewestCheckpoints(ModelCheckpoint):
+    """Writes a checkpoint every so many steps and keeps the newest.
+
+    Lightning's own never drops the one that a run went on from; here it goes when it is old, as all others.
+    """
+
+    def __init__(self, folder: Path, every: int, kept: int) -> None:
+        """`folder`: of the run."""
+        super().__init__(
+            folder / "checkpoints",
+            filename="step_{step:08d}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=every,
+            save_top_k=kept,
+            monitor="step",
+            mode="max",
+            save_on_train_epoch_end=False,
+        )
+        self.folder, self.every, self.kept = folder, every, kept
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        super().on_train_batch_end(trainer, *args, **kwargs)
+        if trainer.is_global_zero and trainer.global_step % self.every == 0:
+            drop_oldest(self.folder, self.kept)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -23,13 +22,13 @@ from diception.model.diception import Diception
 from diception.model.hashing import weights_hash
 from diception.tasks import Task
 from diception.training.drawing import Drawing, DrawnCollate
-from diception.training.latents import AT_ONCE, LatentFiles, LatentStream, encode_batch
+from diception.training.latents import AT_ONCE, LatentFiles, LatentStream, encode_batch, latents_folder
 
 
 class StreamModule(L.LightningDataModule):
     """Serves the stream from wherever the trainer's step count says: nothing about data is ever saved.
 
-    With `data.latents` its first examples are encoded into files of the run's folder before the first step.
+    With `data.latents` its first examples are encoded into files before the first step.
     """
 
     def __init__(self, stream: Stream | LatentStream, model: Diception, config: TrainConfig, drawing: Drawing):
@@ -46,7 +45,7 @@ class StreamModule(L.LightningDataModule):
         if not self.config.data.latents or isinstance(self.stream, LatentStream):
             return
         assert self.trainer is not None
-        files = LatentFiles(Path(self.config.run) / "latents", self.config.data.latents)
+        files = LatentFiles(latents_folder(self.config), self.config.data.latents)
         files.claim(self._identity(self.stream), note=self.trainer.is_global_zero)
         if parts := files.missing(*world()):
             self._encode(files, parts)
@@ -76,7 +75,10 @@ class StreamModule(L.LightningDataModule):
         weights = dict(self.model.autoencoder.state_dict())
         pairs = [(pair.name, pair.slots, len(pair.samples), pair.task.as_dict()) for pair in stream.pairs]
         drawn = {"size": stream.size, "seed": stream.seed, "augment": repr(stream.augment), "mixture": pairs}
-        return drawn | {"autoencoder": weights_hash(weights)}
+        readers = {pair.source.name: pair.source.reader for pair in stream.pairs}
+        shards = {name: reader.fingerprint() for name, reader in readers.items() if isinstance(reader, ShardReader)}
+        autoencoder = {"autoencoder": weights_hash(weights), "precision": self.config.model.autoencoder_precision}
+        return drawn | {"shards": shards} | autoencoder
 
     def train_dataloader(self) -> DataLoader:
         """RuntimeError where encoded examples of other ranks are not to be seen."""

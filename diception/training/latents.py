@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from diception.config import TrainConfig
 from diception.datasets.mixture import Pair, Stream
 from diception.datasets.order import NOISE, PERMUTATION, generator
 from diception.datasets.sample import Batch, collate_training, join_batches
@@ -97,6 +99,11 @@ def _no_pixels(count: int) -> Tensor:
     return torch.empty(count, 3, 0, 0)
 
 
+def latents_folder(config: TrainConfig) -> Path:
+    """Where a run's encoded examples are."""
+    return Path(config.data.latents_folder) if config.data.latents_folder else Path(config.run) / "latents"
+
+
 class LatentFiles:
     """Encoded examples in files of PART each, in half precision: more than memory holds, and there after any end.
 
@@ -123,7 +130,7 @@ class LatentFiles:
         identity = json.loads(json.dumps(identity | {"count": self.count, "part": PART}))
         noted = self.folder / "latents.json"
         before = read_json(noted) if noted.exists() else identity
-        if differ := [name for name, value in identity.items() if before.get(name) != value]:
+        if differ := [name for name, value in identity.items() if before.get(name, value) != value]:
             raise ValueError(
                 f"{self.folder} has examples of another {', '.join(differ)}; delete it, or choose another run"
             )
@@ -144,7 +151,7 @@ class LatentFiles:
         tensors |= {name: tensors[name].half() for name in ("latents", "valid")}
         path = self._path(first // PART)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")  # no other process writes this part
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # another run may write the same
         save_file(tensors, partial, {"texts": json.dumps({name: getattr(batch, name) for name in TEXTS})})
         partial.replace(path)
 

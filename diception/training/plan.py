@@ -14,6 +14,7 @@ from diception.training.build import build_model, check_precision, check_same_ru
 from diception.training.checkpoints import newest_checkpoint
 from diception.training.datamodule import check_batches, open_held_out, open_stream
 from diception.training.footprint import footprint
+from diception.training.latents import latents_folder
 from diception.training.loggers import build_loggers
 from diception.training.module import build_density
 from diception.training.optim import check_schedule
@@ -85,7 +86,7 @@ def _data(config: TrainConfig, stream: Stream) -> list[str]:
         encoded, cells = config.data.latents, (config.data.size // 8) ** 2
         size = encoded * cells * 2 * 16 * 2 / 1e9  # image and target, channels, bytes
         lines = [
-            f"{encoded} samples are drawn and encoded once, about {size:.1f} GB in {config.run}/latents, "
+            f"{encoded} samples are drawn and encoded once, about {size:.1f} GB in {latents_folder(config)}, "
             f"and each is trained on {drawn / encoded:.1f} times:"
         ]
     for pair in stream.pairs:

@@ -21,7 +21,7 @@ from diception.model.checkpoint import save_model
 from diception.model.diception import Diception
 from diception.training.build import build_model, build_tasks, check_same_run
 from diception.training.callbacks import Stop, Watch
-from diception.training.checkpoints import WholeCheckpointIO, keep_checkpoints, newest_checkpoint, remove_partial
+from diception.training.checkpoints import NewestCheckpoints, WholeCheckpointIO, newest_checkpoint, remove_partial
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
 from diception.training.latents import LatentStream
 from diception.training.loggers import build_loggers
@@ -151,7 +151,7 @@ def _trainer(config: TrainConfig, folder: Path, callbacks: list[L.Callback], res
         max_epochs=-1,
         accumulate_grad_batches=config.accumulate,
         log_every_n_steps=config.log_every,
-        callbacks=[*callbacks, stop, keep_checkpoints(folder, config.checkpoint_every, config.keep_checkpoints)],
+        callbacks=[*callbacks, stop, NewestCheckpoints(folder, config.checkpoint_every, config.keep_checkpoints)],
         plugins=[WholeCheckpointIO()],
         logger=build_loggers(config, resumed.stem if resumed else "step_00000000"),
         use_distributed_sampler=False,

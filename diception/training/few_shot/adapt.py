@@ -91,11 +91,15 @@ class Adaptation:
             with self._as_trained(model):
                 forgetting = Forgetting(model, self.config, self.plan.data.size, self.progress)
         model.cpu()  # one at a time on the device
-        smaller = [self._smaller(count, held_out) for count in self.config.learning_curve]
+        smaller = []
+        for count in self.config.learning_curve:
+            if (point := self._smaller(count, held_out)) is None:
+                return None
+            smaller.append(point)
         model.to(_device())
         with self._timed("train"):
             learned = self._learn(model, self.pairs, self.plan)
-        if learned is None or None in smaller:
+        if learned is None:
             return None
         module, curve = learned
         with self._timed("measure after"):
@@ -107,9 +111,7 @@ class Adaptation:
         self._write(module, after.task)
         save_panel(self._panel(model, after, held_out), self.out / "panel.png")
         report = self._report(module, curve, before.score, after)
-        report.learning_curve = [*(one for one in smaller if one), _point(len(self.pairs), after.score)]
-        if not self.config.learning_curve:
-            report.learning_curve = []
+        report.learning_curve = [*smaller, _point(len(self.pairs), after.score)] if smaller else []
         report.forgetting = forgotten
         report.save(self.out)
         return report
