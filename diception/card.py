@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def model_card(model: Diception, about: str = "", measured: Sequence[Measured] =
     settings = model.settings
     rows = [f"| {task['name']} | `{task['token']}` | {task['encoding']} |" for task in settings.tasks]
     card = CARD.format(
-        licence=settings.licence,
+        licence=json.dumps(settings.licence) if ":" in settings.licence else settings.licence,
         about=f"\n{about.strip()}\n" if about.strip() else "",
         base=settings.base_model,
         resolution=settings.resolution,

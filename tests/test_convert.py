@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -88,6 +89,32 @@ def test_too_many_refusals_stop_it_and_it_goes_on_later(tmp_path: Path) -> None:
         convert(Numbers(100, bad=2), tmp_path, Conversion(6, 0))
     manifest = convert(Numbers(100, bad=2), tmp_path, Conversion(6, 0, max_refused=0.1))
     assert manifest["samples"] == 50 and len(manifest["refused"]) == 50
+
+
+class Failing(Numbers):
+    """The file system fails at one sample, as long as there is a file that says so."""
+
+    def __init__(self, count: int, sign: Path, error: Exception) -> None:
+        super().__init__(count)
+        self.sign, self.error = sign, error
+
+    def __getitem__(self, i: int) -> Sample:
+        if i == 15 and self.sign.exists():
+            raise OSError("cannot be read") from self.error
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_what_fails_for_a_moment_is_tried_again(tmp_path: Path, workers: int, error: Exception) -> None:
+    (tmp_path / "sign").touch()
+    data = Failing(40, tmp_path / "sign", error)
+    with pytest.raises(OSError, match="^n015: cannot be read$"):
+        convert(data, tmp_path / "out", Conversion(6, workers))
+    (tmp_path / "sign").unlink()
+    convert(data, tmp_path / "out", Conversion(6, workers))
+    convert(Numbers(40), tmp_path / "whole", Conversion(6))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_a_conversion_without_a_sample_and_shares_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def test_depth_in_metres(tmp_path: Path) -> None:
     images = save_images(tmp_path / "images")
     metres = np.random.default_rng(0).uniform(0.5, 9, SIZE).astype(np.float32)
     stored = (metres * 1000).round().astype(np.uint16)
-    for folder in (targets(tmp_path / "npy", metres, "npy"), targets(tmp_path / "png", stored)):
+    written = [targets(tmp_path / "npy", metres, "npy"), targets(tmp_path / "png", stored)]
+    for folder in (*written, targets(tmp_path / "whole", stored, "npy")):
         depth = first(PairedFolder(images, folder, "depth"))
         assert isinstance(depth, DepthMap) and np.abs(depth.values - metres).max() < 6e-4
     double = first(PairedFolder(images, tmp_path / "png", "depth", TargetOptions(depth_scale=0.002)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ def test_the_command_answers_a_batch_and_continues_it(root: Path, capsys: pytest
     (out / "b.depth.rgb.png").unlink()
     assert main([*command, "--save-npy", "--resume"]) == 0
     assert "1 predictions" in capsys.readouterr().out  # what was deleted is made again
+    os.utime(root / "b.png", ns=(0, 0))
+    assert main([*command, "--save-npy", "--resume"]) == 0
+    assert "1 predictions" in capsys.readouterr().out  # another picture may lie there now
     assert main([*command, "--save-npy", "--resume", "--steps", "2"]) == 0
     assert "2 predictions" in capsys.readouterr().out  # other steps are another question
     assert main([*command, "--image", str(root / "a.png")]) == 2

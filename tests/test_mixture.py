@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from diception.annotations import DepthMap, InstanceMasks, NormalMap
+from diception.annotations import DepthMap, InstanceMasks, NormalMap, RGBImage
 from diception.datasets.mixture import PositionSampler, Source, Stream
 from diception.datasets.order import BLOCK
 from diception.datasets.sample import Batch, CorruptSample, Example, MemoryReader, Sample, collate
 from diception.datasets.shards import ShardReader
 from diception.datasets.transforms import Augment
 from diception.datasets.writer import ShardWriter, write_samples
-from diception.tasks import get_task
+from diception.tasks import get_task, task_for_kind
 
 TASKS = {name: get_task(name) for name in ("depth", "normal", "entity_segmentation", "point_segmentation")}
 SHARES = {"depth": 0.5, "point_segmentation": 0.3, "entity_segmentation": 0.2}
@@ -196,6 +196,17 @@ class Broken(MemoryReader):
         if i in self.broken:
             raise CorruptSample("x.tar", f"s{i:04d}", "cut off")
         return super().read(i, kinds)
+
+
+def test_an_image_is_not_recoloured_where_its_target_follows_its_colours() -> None:
+    image, depth = np.full((40, 40, 3), 90, np.uint8), DepthMap(np.linspace(1, 2, 1600).reshape(40, 40))
+    sample = Sample("s", image, {"image": RGBImage(image.transpose(2, 0, 1) / 255), "depth": depth})
+    tasks = {"relight": task_for_kind("image", "relight"), "depth": get_task("depth")}
+    source = Source("a", MemoryReader([sample]), 1.0, {"relight": 0.5, "depth": 0.5})
+    stream = Stream([source], tasks, 32, 0, Augment(photometric=0.5))
+    for example in (stream[position] for position in range(20)):
+        changed = float(np.abs(example.image * 255 - 90).max())
+        assert changed < 1e-3 if example.task == "relight" else changed > 1e-3
 
 
 def test_a_corrupt_sample_is_replaced_and_counted(caplog: pytest.LogCaptureFixture) -> None:

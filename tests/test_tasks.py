@@ -186,6 +186,12 @@ def test_a_new_task_needs_a_free_and_simple_name(name: str) -> None:
         task_for_kind("mask", name)
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", "a.b", "", "a\nb"])
+def test_names_that_would_leave_a_folder_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is not allowed: letters"):
+        task_from_dict({"type": "foreground", "name": name, "token": "[[image2x]]"})
+
+
 def test_every_kind_that_a_folder_may_hold_has_a_task() -> None:
     for kind in ("mask", "labels", "depth", "normal", "pose", "image"):
         new = task_for_kind(kind, "crack_2")

@@ -6,16 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from golden.weights import write_stable_diffusion
 from running import assert_close_to_the_step, assert_equal, weights
 from torch.utils.data import DataLoader
 
 from diception.cli import main
 from diception.config import AdapterConfig, FlowConfig, ModelConfig, OptimConfig, TrainConfig, save_config
 from diception.datasets.sample import collate
+from diception.inference import Pipeline, Prediction
 from diception.model.adapters import load_adapter
-from diception.model.checkpoint import load_model
+from diception.model.checkpoint import from_stable_diffusion, load_model
 from diception.training.checkpoints import newest_checkpoint
 from diception.training.datamodule import open_stream
 from diception.training.drawing import DrawnCollate
@@ -60,6 +63,27 @@ def test_the_adapter_run_trains_the_adapter_alone(train_config: TrainConfig) -> 
     assert sorted(task["name"] for task in info.tasks) == sorted(train_config.data.sources[0].tasks)
     own = {k.replace(".base_layer.", "."): v for k, v in adapted.transformer.state_dict().items() if ".lora_" not in k}
     assert_equal(base.transformer.state_dict(), own)
+
+
+def test_an_adapter_on_stable_diffusion_answers_with_its_base(train_config: TrainConfig, tmp_path: Path) -> None:
+    write_stable_diffusion(tmp_path / "sd3")
+    model = replace(train_config.model, base=str(tmp_path / "sd3"))
+    adapter = train(replace(train_config, steps=2, model=model, adapter=AdapterConfig(rank=2)))
+    base = Path(train_config.run) / "base"
+    points, fresh = load_model(base).points, from_stable_diffusion(tmp_path / "sd3", torch.Generator().manual_seed(0))
+    assert not torch.equal(points.mlp[0].weight, fresh.points.mlp[0].weight)
+    pipeline = Pipeline.from_pretrained(base, adapter=adapter)
+    image = np.zeros((64, 64, 3), np.uint8)
+    assert isinstance(pipeline(image, task="point_segmentation", points=[(0.5, 0.5)], steps=1), Prediction)
+    assert_equal(load_model(base).transformer.state_dict(), fresh.transformer.state_dict())
+
+
+@pytest.mark.parametrize("adapter", [None, AdapterConfig()])
+def test_what_was_trained_at_a_size_answers_at_it(train_config: TrainConfig, adapter: AdapterConfig | None) -> None:
+    path = train(replace(train_config, steps=1, adapter=adapter))
+    pipeline = Pipeline.from_pretrained(path) if adapter is None else Pipeline.from_pretrained("tiny", adapter=path)
+    answer = pipeline(np.zeros((96, 96, 3), np.uint8), task="depth", steps=1)
+    assert isinstance(answer, Prediction) and answer.rgb.shape == (3, 64, 64)
 
 
 def test_loss_of_the_true_velocity_is_zero(train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--merge-weight", type=float, nargs="+", help="how strong each adapter is (default 1)")
     parser.add_argument("--best", action="store_true", help="the run's weights with the lowest validation loss")
-    parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the directory's weights"
-    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the directory's weights (default float32)")
     parser.add_argument(
         "--autoencoder-dtype",
         choices=["float32", "bfloat16", "float16"],
@@ -47,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{len(weights)} of --merge-weight for {len(arguments.merge_adapter)} of --merge-adapter")
     adapters: dict[str | Path, float] | None = dict(zip(arguments.merge_adapter, weights, strict=True)) or None
     if arguments.format == "release":
-        for name in ("best", "steps", "guidance_scale", "about", "scores"):
+        for name in ("best", "dtype", "autoencoder_dtype", "steps", "guidance_scale", "about", "scores"):
             if getattr(arguments, name):
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} goes with --format directory; export that folder again as a release")
@@ -69,7 +67,7 @@ def _directory(arguments: argparse.Namespace, adapters: Mapping[str | Path, floa
         arguments.run,
         arguments.out,
         adapters,
-        getattr(torch, arguments.dtype),
+        getattr(torch, arguments.dtype or "float32"),
         arguments.best,
         getattr(torch, given) if given else None,
         arguments.steps,

@@ -89,7 +89,14 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What an answer depends on beside its question."""
     names = ("model", "adapter", "stack", "autoencoder", "quantize", "dtype")
     names += ("steps", "guidance_scale", "size", "keep_aspect", "tile", "turns", "save_npy")
-    return {name: _plain(getattr(arguments, name)) for name in names}
+    files = [arguments.model, *(arguments.adapter or []), *([arguments.autoencoder] if arguments.autoencoder else [])]
+    return {name: _plain(getattr(arguments, name)) for name in names} | {"files": [_stamp(Path(one)) for one in files]}
+
+
+def _stamp(path: Path) -> list[list[int]]:
+    """Sizes and times of a file, or of the weights and settings in a folder: they change when it does."""
+    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".json"))
+    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in found]
 
 
 def _plain(value: Any) -> Any:
@@ -120,6 +127,7 @@ class AnswerLog:
 
     def _question(self, job: Job) -> str:
         question = {name: _plain(value) for name, value in vars(job.request).items()}
+        question["stamp"] = _stamp(job.request.image) if isinstance(job.request.image, Path) else []
         return json.dumps(question | self.options, sort_keys=True)
 
 
@@ -136,8 +144,6 @@ def parse_points(text: str) -> list[tuple[float, float]]:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses, before a model is loaded, what contradicts itself or is not there."""
-    from diception.datasets.images import read_image
-
     if arguments.steps is not None and arguments.steps < 1:
         raise ValueError(f"--steps is {arguments.steps}; it must be at least 1")
     if arguments.size and arguments.keep_aspect:
@@ -149,7 +155,8 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.go_through_all_seg_labels and not arguments.batch:
         raise ValueError("--go-through-all-seg-labels is for --batch")
     for path in arguments.image:
-        read_image(path)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
     stems = [path.stem for path in arguments.image]
     if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise ValueError(f"several images are named {repeated[0]!r}; their results would replace each other")

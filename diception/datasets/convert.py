@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -61,20 +62,31 @@ class Conversion:
             raise ValueError(f"max_refused is {self.max_refused}, allowed is 0 to 1 (a share)")
 
 
-class _Encoded(Dataset[tuple[str, dict[str, bytes] | str]]):
-    """(key, members), or (key, reason) where a sample is refused."""
+class _Encoded(Dataset[tuple[str, dict[str, bytes] | str | OSError]]):
+    """(key, members), or (key, reason) where a sample is refused, or (key, error) where the next try may succeed."""
 
     def __init__(self, data: RawData, image_format: ImageFormat) -> None:
         self.data = data
         self.image_format: ImageFormat = image_format
 
-    def __getitem__(self, i: int) -> tuple[str, dict[str, bytes] | str]:
+    def __getitem__(self, i: int) -> tuple[str, dict[str, bytes] | str | OSError]:
         try:
             sample = self.data[i]
             return sample.key, encode_sample(sample, self.image_format)
         except DECODE_ERRORS as error:
+            if _passes(error):  # not raised: what a worker raises arrives with its whole traceback as text
+                return self.data.key(i), OSError(f"{self.data.key(i)}: {error or type(error).__name__}")
             reason = error.reason if isinstance(error, CorruptSample) else str(error)
             return self.data.key(i), reason or type(error).__name__
+
+
+def _passes(error: BaseException | None) -> bool:
+    """Whether the next try may succeed: memory or a file system failed, not the bytes of a sample."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.ENOENT):
+            return True
+        error = error.__cause__
+    return False
 
 
 def convert(
@@ -89,6 +101,7 @@ def convert(
         The manifest, as written beside the shards.
 
     Raises:
+        OSError: memory or the file system failed; the complete shards stay, and the next call goes on after them.
         ValueError: more than the allowed share of samples is refused, the first are named; none can be written; or the
             data has another list of samples than the complete shards were made from.
     """
@@ -106,6 +119,8 @@ def convert(
     refused = [one for index in writer.indexes for one in index.refused]
     with writer:
         for number, (key, members) in enumerate(encoded, writer.done + 1):
+            if isinstance(members, OSError):
+                raise members
             if isinstance(members, str):
                 writer.refuse(key, members)
                 refused.append((key, members))

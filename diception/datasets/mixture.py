@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +120,8 @@ class Stream(Dataset[Example]):
             raise IndexError(f"position {position} is negative, a stream starts at 0")
         pair, turn = self.locate(position)
         sample, task = self._draw(pair, turn), pair.task
-        changed = self.augment(sample, self.size, generator(self.seed, AUGMENT, position))
+        augment = replace(self.augment, photometric=0.0) if task.follows_colors else self.augment
+        changed = augment(sample, self.size, generator(self.seed, AUGMENT, position))
         if (self.augment.scale is not None or self.augment.windows) and not task.serves(changed.annotations[task.kind]):
             # The crop has cut away everything the task needs.
             changed = square(sample, self.size)

@@ -127,9 +127,7 @@ def _load_labels(path: Path, size: Size, options: TargetOptions) -> Annotation:
 
 
 def _load_depth(path: Path, size: Size, options: TargetOptions) -> Annotation:
-    if path.suffix.lower() == ".npy":
-        return DepthMap(read_array(path).astype(np.float32))
-    values = _values(path)
+    values = read_array(path) if path.suffix.lower() == ".npy" else _values(path)
     if values.ndim != 2 or values.dtype.itemsize < 2:
         raise ValueError(f"depth must be npy or a 16-bit png, got {values.shape} {values.dtype}")
     scale = 1.0 if values.dtype.kind == "f" else options.depth_scale

@@ -105,6 +105,11 @@ class ShardWriter:
         with open(self._temporary, "rb") as file:
             os.fsync(file.fileno())
         scanned = scan(self._temporary, self.made_by)
+        if len(scanned) != self._in_shard:
+            raise OSError(
+                f"{self._temporary} holds {len(scanned)} samples, {self._in_shard} were written: does another process "
+                "write there?"
+            )
         index = dataclasses.replace(scanned, refused=tuple(self.refused), sha256=sha256(self._temporary))
         path = self.path(len(self.indexes))
         # The index of a shard that is replaced must not outlive it.

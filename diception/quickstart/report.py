@@ -102,8 +102,9 @@ def _few_shot_section(folder: Path, shot: dict, new_task: str, meaning: str) -> 
 
 
 def _photo_section(folder: Path) -> str:
-    # <photo>.<task>.png are the pictures for people; data and raw paintings have one part more.
-    pictures = sorted(p for p in (folder / "photo").glob("*.png") if p.name == "input.png" or p.name.count(".") == 2)
+    # <photo>.<task>.png are the pictures for people; beside each lies its raw painting.
+    every = (folder / "photo").glob("*.png")
+    pictures = sorted(p for p in every if p.name == "input.png" or p.with_suffix(".rgb.png").exists())
     pictures.sort(key=lambda path: path.name != "input.png")
     figures = "".join(_figure(path, _photo_caption(path)) for path in pictures)
     return (

@@ -133,7 +133,8 @@ def _train(settings: QuickstartSettings) -> None:
     config.run, config.steps, config.model.base = str(settings.out / "train"), settings.steps, settings.model
     for source in [*config.data.sources, *config.data.validation]:
         source.shards = source.shards.replace("OUT", str(settings.out))
-    train(config)
+    if train(config) is None:
+        raise KeyboardInterrupt  # a signal came; the same command goes on
 
 
 def _adapt(settings: QuickstartSettings) -> None:
@@ -148,7 +149,8 @@ def _adapt(settings: QuickstartSettings) -> None:
     config.model, config.name, config.kind = str(model), NEW_TASK, "mask"
     config.images, config.targets = str(folder / "images"), str(folder / "masks")
     config.out, config.steps, config.held_out = str(settings.out / "adapter"), settings.adapter_steps, held_out
-    adapt(config, lambda items: tqdm(items, desc="measure", unit="image", leave=False))
+    if adapt(config, lambda items: tqdm(items, desc="measure", unit="image", leave=False)) is None:
+        raise KeyboardInterrupt
 
 
 def _write_pairs(scenes: Iterable[Sample], folder: Path, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -116,6 +117,8 @@ class Task(ABC):
     """Whether the target's colours follow the image's, so that the image must not be recoloured alone."""
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):  # it names files
+            raise ValueError(f"task name {self.name!r} is not allowed: letters, digits, '_' and '-' only")
         if not self.encoding:
             object.__setattr__(self, "encoding", self.encodings[0])
         if self.encoding not in self.encodings:

@@ -68,7 +68,7 @@ def build_model(config: TrainConfig) -> Diception:
         ValueError: no such model, an unknown precision, or a frozen base in bf16 where there is none.
     """
     check_precision(config)
-    model = _base(config)
+    model = base_model(config)
     model.autoencoder.requires_grad_(False)
     model.autoencoder.encodes_in_bf16 = config.model.autoencoder_precision == "bf16"
     if config.adapter is not None:
@@ -77,6 +77,8 @@ def build_model(config: TrainConfig) -> Diception:
         add_lora(
             model, rank=adapter.rank or None, max_share=adapter.max_share, targets=adapter.streams, generator=generator
         )
+        if is_stable_diffusion(config.model.base):  # whose points are fresh
+            model.points.requires_grad_(True)
     if config.model.base_precision == "nf4":
         model.quantized_base = base_hash(model)
         if config.precision == "bf16-mixed":
@@ -105,8 +107,8 @@ def check_precision(config: TrainConfig) -> None:
         raise ValueError("model.base_precision nf4 is for a frozen base: it needs an adapter")
 
 
-def _base(config: TrainConfig) -> Diception:
-    """A small model from random weights, Stable Diffusion 3, or a model directory."""
+def base_model(config: TrainConfig) -> Diception:
+    """What training starts from: a small model from random weights, Stable Diffusion 3, or a model directory."""
     if config.model.base == "small":
         if not config.model.autoencoder:
             raise ValueError("model.base=small needs model.autoencoder, the folder of an autoencoder")
@@ -127,6 +129,8 @@ def _base(config: TrainConfig) -> Diception:
         model.settings.resolution = config.data.size
     else:
         model = load_model(config.model.base)
+        if config.adapter is None:  # else the base stays as it is
+            model.settings.resolution = config.data.size
     return model
 
 

@@ -121,7 +121,8 @@ class DiceptionModule(L.LightningModule):
         self, batch: Batch, image_latents: Tensor, latents: Tensor, noise: Tensor, sigmas: Tensor, dropped: Tensor
     ) -> Tensor:
         """(B,) losses at given noise, sigmas (B,) and dropped prompts (B,)."""
-        condition = self.model.condition(batch.prompts, batch.points, batch.point_mask)
+        height, width = (side * self.model.autoencoder.factor for side in latents.shape[-2:])
+        condition = self.model.condition(batch.prompts, batch.points, batch.point_mask, (height, width))
         condition = condition.where(~dropped, self.model.uncondition(len(latents)))
         velocity = self.model.velocity(add_noise(latents, noise, sigmas), sigmas, image_latents, condition)
         return flow_matching_loss(velocity, velocity_target(latents, noise), self._weight(batch))

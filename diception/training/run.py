@@ -17,9 +17,9 @@ from diception.datasets.mixture import Stream
 from diception.evaluation import HeldOut
 from diception.inference.turns import check_turns
 from diception.model.adapters import save_adapter
-from diception.model.checkpoint import save_model
+from diception.model.checkpoint import is_stable_diffusion, save_model
 from diception.model.diception import Diception
-from diception.training.build import build_model, build_tasks, check_same_run
+from diception.training.build import base_model, build_model, build_tasks, check_same_run
 from diception.training.callbacks import Stop, Watch
 from diception.training.checkpoints import NewestCheckpoints, WholeCheckpointIO, newest_checkpoint, remove_partial
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
@@ -40,8 +40,9 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | N
         callbacks: more of Lightning's callbacks, for example one that stops early.
 
     Returns:
-        The folder of the trained model, with the averaged weights; None where a signal stopped the run, which has
-        left a checkpoint and goes on when it is called again.
+        The folder of the trained model, or the adapter, with the averaged weights; None where a signal stopped the run,
+        which has left a checkpoint and goes on when it is called again. An adapter on Stable Diffusion 3 goes with the
+        model directory `<run>/base`: Stable Diffusion 3 with points, which were trained, too.
 
     Raises:
         ValueError: the config names something that is not there, or does not fit together.
@@ -55,7 +56,10 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | N
     names = sorted({name for source in config.data.sources for name in source.tasks})
     used = {name: tasks[name].measured().as_dict() for name in names}
     model.settings.tasks = list(({entry["name"]: entry for entry in model.settings.tasks} | used).values())
-    write_model(module, config, list(used.values()))
+    other_size = config.data.size != model.settings.resolution
+    write_model(module, config, list(used.values()), {"size": config.data.size} if other_size else None)
+    if config.adapter is not None and is_stable_diffusion(config.model.base):
+        write_base(module, config)
     return trained_path(config)
 
 
@@ -132,6 +136,14 @@ def write_model(
         if before:
             summary["before"] = before
         save_model(module.model, target)
+
+
+@rank_zero_only
+def write_base(module: DiceptionModule, config: TrainConfig) -> None:
+    """Writes `<run>/base`, which an adapter on Stable Diffusion 3 goes with: its weights, and the trained points."""
+    base = base_model(config)
+    base.points, base.bank = module.model.points, module.model.bank
+    save_model(base, Path(config.run) / "base")
 
 
 def trained_path(config: TrainConfig) -> Path:
