@@ -5,10 +5,10 @@ python benchmarks/prior.py nuclei --images nuclei/images --targets nuclei/instan
 python benchmarks/prior.py membrane --images membrane/images --targets membrane/masks --invert --tile --last 6
 python benchmarks/prior.py shadow
 
-Every method has its own best learning rate, chosen on a fifth of the images to train on; then three seeds on all of
-them. The images measured on are the same for all. The same command goes on where it was stopped. `--methods` does a
-part of it; a part may run beside another once the folders are made, but the U-Net comes after the adapter, whose time
-it has.
+Every method has its own learning rate, the lowest of those that are best on a fifth of the images to train on; then
+three seeds on all of them. The images measured on are the same for all. The same command goes on where it was stopped.
+`--methods` does a part of it; a part may run beside another once the folders are made, but the U-Net comes after the
+adapter, whose time it has.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ from diception.training.few_shot.recipe import augmentation
 
 SIZE, IMAGES, HELD_OUT = 128, 50, 25
 PARTS = ("train", "held", "fit", "choose")
+ALIKE = 0.005
+"""IoU within which rates are alike in choosing; the lowest of them is the farthest from diverging."""
 KEYS = ("task", "images", "targets", "invert", "tile", "last", "steps", "overrides")
 """Options on which every result depends."""
 
@@ -187,8 +189,9 @@ class Bench:
 
     def best_rate(self, method: Method) -> float:
         found = {rate: self.score(method, rate, 0, "fit", "choose")["iou"] for rate in method.rates}
-        best = max(found, key=found.__getitem__)
-        edge = " (at an end of the range: try further)" if best in (method.rates[0], method.rates[-1]) else ""
+        best = min(rate for rate, value in found.items() if value >= max(found.values()) - ALIKE)
+        top = max(found, key=found.__getitem__)
+        edge = " (the best at an end of the range: try further)" if top in (method.rates[0], method.rates[-1]) else ""
         tried = ", ".join(f"{rate:g} {value:.3f}" for rate, value in found.items())
         print(f"{method.name}: {tried}{edge}", flush=True)
         return best

@@ -92,5 +92,5 @@ def table(rows: dict[str, list[Scores]]) -> str:
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return ""
-    mean = f"{statistics.mean(values):.0f}" if max(values) > 100 else f"{statistics.mean(values):.3f}"
-    return f"{mean} +- {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+    mean = f"{statistics.mean(values):.3g}"
+    return f"{mean} +- {statistics.stdev(values):.2g}" if len(values) > 1 else mean

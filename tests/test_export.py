@@ -166,7 +166,7 @@ def test_the_card_shows_what_was_measured(base: Path, scores: Path, tmp_path: Pa
     assert main([*command, "--scores", str(scores), "--out", str(out)]) == 0
     card = (out / "README.md").read_text()
     assert about in card and "Sampled in 1 step, guidance 1.5" in card
-    assert "| task | protocol, metric | samples | 1 step, guidance 1 | 2 steps, guidance 1 | baselines |" in card
+    assert "| task | protocol, metric | samples | 1 step, guidance 2 | 2 steps, guidance 2 | baselines |" in card
     found = json.loads(scores.read_text())["scores"]
     for score in found:
         row = next(line for line in card.splitlines() if f"| {score['protocol']}, {score['primary']} " in line)

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         unreadable=lambda index, error: broken.append(f"{waiting[index].name}: {error}"),
     )
-    for index, prediction in tqdm(answers, total=len(waiting), unit="prediction"):
+    for index, prediction in tqdm(answers, total=len(waiting), unit="prediction", delay=1):
         prediction.save(arguments.out / waiting[index].name, arguments.save_npy)
         record.add(waiting[index])
     made = len(waiting) - len(broken)

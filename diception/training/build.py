@@ -129,7 +129,7 @@ def base_model(config: TrainConfig) -> Diception:
         model.settings.resolution = config.data.size
     else:
         model = load_model(config.model.base)
-        if config.adapter is None:  # else the base stays as it is
+        if config.adapter is None and config.data.size:  # 0: its own; under an adapter it stays as it is
             model.settings.resolution = config.data.size
     return model
 

@@ -136,6 +136,8 @@ class Adaptation:
             raise ValueError(f"{self.config.model} already has a task {self.task.name!r}; choose another name")
         self.plan.data.size = size = self.config.size or model.settings.resolution
         check_size((size, size))
+        if self.config.adapter is None:
+            model.settings.resolution = size
         if self.config.tile and not self.task.local:
             raise ValueError(f"kind {self.config.kind} needs the whole picture at once; it cannot be tiled")
         return model
