@@ -133,6 +133,9 @@ def test_files_are_opened_and_a_broken_one_is_named(
         assert torch.equal(ask(pipeline, path).rgb, ask(pipeline, image).rgb)
     with pytest.raises(ValueError, match=r"b\.png"):
         ask(pipeline, tmp_path / "b.png")
+    Image.fromarray(np.zeros((32, 32), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match=r"float\.tif: image has pixel type 'F'"):
+        pipeline(tmp_path / "float.tif", task="depth")
 
 
 def test_the_seed_fixes_the_answer(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:

@@ -90,8 +90,12 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def read_image(source: bytes | Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 of encoded bytes or a file."""
-    return to_rgb(open_image(source))
+    """(H, W, 3) uint8 of encoded bytes or a file; a ValueError names the file."""
+    image = open_image(source)
+    try:
+        return to_rgb(image)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}" if isinstance(source, Path) else str(error)) from error
 
 
 def read_reduced(

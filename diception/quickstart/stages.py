@@ -131,6 +131,7 @@ def _train(settings: QuickstartSettings) -> None:
         return
     config = load_config("quickstart", schema=TrainConfig)
     config.run, config.steps, config.model.base = str(settings.out / "train"), settings.steps, settings.model
+    config.data.size = _resolution(settings)
     for source in [*config.data.sources, *config.data.validation]:
         source.shards = source.shards.replace("OUT", str(settings.out))
     if train(config) is None:

@@ -1,0 +1,130 @@
+"""The small network's shape: width, depth, patch and length of the prompt, each trained from nothing for the same time.
+
+python benchmarks/shape.py --minutes 5 --out runs/shape
+
+Trains `tiny/multitask` in every shape on the same encoded examples, for as many steps as fit the time at the pace that
+is measured first, and measures on held-out rendered scenes at one step. Paces, runs and scores are kept: the same
+command goes on where it was stopped. Run it on a machine that has nothing else to do. The learning rate is the
+recipe's for all, unless overridden: it may suit one shape better than another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from small_runs import SIZE, Clock, Scores, measure, note, table, train_small
+from tqdm import tqdm
+
+from diception.config import TrainConfig, load_config
+from diception.datasets.mixture import Reader
+from diception.datasets.synthetic import held_out_scenes
+from diception.tables import write_report
+
+PROBE, SETTLED = 40, 15
+"""Steps of the run that measures the pace, and those before it is steady."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the transformer; the defaults are the shipped model's."""
+
+    width: int = 192
+    layers: int = 4
+    heads: int = 3
+    patch: int = 2
+    text_tokens: int = 16
+
+
+SHAPES = {
+    "as shipped": Shape(),
+    "width 128": Shape(width=128, heads=2),
+    "width 256": Shape(width=256, heads=4),
+    "2 blocks": Shape(layers=2),
+    "8 blocks": Shape(layers=8),
+    "patch 1": Shape(patch=1),
+    "8 words": Shape(text_tokens=8),
+    "32 words": Shape(text_tokens=32),
+}
+
+
+@dataclass
+class Bench:
+    """Where runs are kept, how long each may train, and what else changes the recipe."""
+
+    out: Path
+    minutes: float
+    examples: int
+    overrides: list[str] = field(default_factory=list)
+
+    def recipe(self, name: str, seed: int, steps: int, run: Path) -> TrainConfig:
+        """`tiny/multitask` in a shape; all runs of a seed share their encoded examples."""
+        config = load_config("tiny/multitask", self.overrides)
+        config.run, config.seed, config.steps = str(run), seed, steps
+        config.optim.warmup, config.optim.schedule = steps // 10, "cosine"
+        config.data.validation, config.data.latents = [], self.examples
+        config.data.latents_folder = str(self.out / f"latents-{seed}")
+        for key, value in asdict(SHAPES[name]).items():
+            setattr(config.model, key, value)
+        return config
+
+    def pace(self, name: str) -> float:
+        """Seconds a step of a shape, measured once."""
+        file = self.out / "paces" / f"{name.replace(' ', '-')}.json"
+        if not file.exists():
+            run, clock = self.out / "probe", Clock()
+            shutil.rmtree(run, ignore_errors=True)  # of a probe that was interrupted
+            train_small(self.recipe(name, 0, PROBE, run), clock=clock)
+            write_report(file, {"seconds": clock.pace(SETTLED)})
+        return float(json.loads(file.read_text())["seconds"])
+
+    def scores(self, name: str, seed: int, reader: Reader) -> Scores:
+        """Trains a shape for the time, or goes on, and measures every task; a score that is there is read."""
+        run = self.out / f"{name.replace(' ', '-')}-{seed}"
+        file = run / "scores.json"
+        if not file.exists():
+            steps, start = round(60 * self.minutes / self.pace(name)), time.perf_counter()
+            config = self.recipe(name, seed, steps, run)
+            try:
+                model, tasks = train_small(config)
+            except FloatingPointError as error:
+                print(f"{name}: {error}")
+                write_report(file, {"steps": steps})
+            else:
+                minutes, million = (
+                    (time.perf_counter() - start) / 60,
+                    sum(p.numel() for p in model.transformer.parameters()) / 1e6,
+                )
+                told = {"million parameters": million, "steps": steps, "minutes": minutes}
+                write_report(file, told | measure(model, tasks, list(config.data.sources[0].tasks), config, reader))
+        return json.loads(file.read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5, help="of training, for every run")
+    parser.add_argument("--examples", type=int, default=20000, help="encoded once, for all runs of a seed")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--count", type=int, default=200, help="held-out scenes")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--out", type=Path, default=Path("runs/shape"))
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe, but not of the shape")
+    arguments = parser.parse_intermixed_args()
+    own = {f"model.{key}" for key in asdict(Shape())} & {one.split("=")[0] for one in arguments.overrides}
+    if own:
+        raise SystemExit(f"{', '.join(sorted(own))}: the shapes are {', '.join(SHAPES)}")
+    bench = Bench(arguments.out, arguments.minutes, arguments.examples, arguments.overrides)
+    asked = {"minutes": bench.minutes, "examples": bench.examples, "count": arguments.count}
+    note(bench.out, asked | {"overrides": bench.overrides})
+    reader = held_out_scenes(arguments.count, SIZE, 1, tqdm)
+    seeds = range(arguments.seeds)
+    rows = {name: [bench.scores(name, seed, reader) for seed in seeds] for name in arguments.shapes}
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
