@@ -50,7 +50,11 @@ class Variant:
 
 CLAIMS = {
     "concatenation": [Variant("tokens", THREE), Variant("channels", THREE, channels=True)],
-    "tasks": [Variant("together", THREE), *(Variant(f"{name} alone", {name: 1.0}, 1 / 3) for name in THREE)],
+    "tasks": [
+        Variant("together", THREE),
+        *(Variant(f"{name} alone", {name: 1.0}, 1 / 3) for name in THREE),
+        *(Variant(f"{name} alone for all steps", {name: 1.0}) for name in THREE),
+    ],
     "colors": [Variant(name, INSTANCES, encoding=name) for name in ("placed", "palette", "position", "random")],
 }
 SAMPLINGS = [
