@@ -27,7 +27,7 @@ from diception.evaluation import evaluate_tasks
 from diception.inference import Pipeline
 from diception.model.diception import TIMESTEPS, Condition, Diception
 from diception.model.transformer import DiceptionTransformer, init_small
-from diception.tables import write_report
+from diception.tables import sampled, write_report
 
 THREE = {"depth": 1 / 3, "normal": 1 / 3, "entity_segmentation": 1 / 3}
 INSTANCES = {"depth": 0.2, "entity_segmentation": 0.8}
@@ -128,7 +128,7 @@ class Bench:
         reader = held_out_scenes(self.count, SIZE, domain, tqdm)
         rows: dict[str, list[Scores]] = {}
         for sampling in SAMPLINGS:
-            name = f"{sampling.steps} steps, guidance {sampling.guidance_scale:g}"
+            name = sampled(sampling.steps, sampling.guidance_scale)
             for seed in range(seeds):
                 found = evaluate_tasks(
                     pipeline.model, pipeline.tasks.values(), reader, [sampling], self.count, SIZE, seed, baselines=False

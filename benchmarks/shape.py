@@ -95,10 +95,8 @@ class Bench:
                 print(f"{name}: {error}")
                 write_report(file, {"steps": steps})
             else:
-                minutes, million = (
-                    (time.perf_counter() - start) / 60,
-                    sum(p.numel() for p in model.transformer.parameters()) / 1e6,
-                )
+                minutes = (time.perf_counter() - start) / 60
+                million = sum(p.numel() for p in model.transformer.parameters()) / 1e6
                 told = {"million parameters": million, "steps": steps, "minutes": minutes}
                 write_report(file, told | measure(model, tasks, list(config.data.sources[0].tasks), config, reader))
         return json.loads(file.read_text())

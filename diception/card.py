@@ -10,6 +10,7 @@ from typing import Any
 
 from diception.model.diception import Diception
 from diception.model.weights import read_json
+from diception.tables import sampled
 
 CARD = """---
 license: {licence}
@@ -87,7 +88,7 @@ def model_card(model: Diception, about: str = "", measured: Sequence[Measured] =
         base=settings.base_model,
         resolution=settings.resolution,
         tasks="\n".join(rows),
-        sampling=_sampled(settings.steps, settings.guidance_scale),
+        sampling=sampled(settings.steps, settings.guidance_scale),
         training=_told(settings.training) or "not recorded",
         example=settings.tasks[0]["name"] if settings.tasks else "depth",
     )
@@ -106,11 +107,7 @@ def _row(scores: Sequence[dict[str, Any]], samplings: Sequence[str]) -> str:
 
 
 def _sampling(score: Mapping[str, Any]) -> str:
-    return _sampled(score["steps"], score["guidance_scale"]) + ", 8 views" * bool(score.get("turns"))
-
-
-def _sampled(steps: int, guidance_scale: float) -> str:
-    return f"{steps} step{'s' * (steps > 1)}, guidance {guidance_scale:g}"
+    return sampled(score["steps"], score["guidance_scale"], score.get("turns", False))
 
 
 def _number(value: float | None) -> str:

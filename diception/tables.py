@@ -25,14 +25,14 @@ def _block(scores: list[Score]) -> str:
     arrow = "higher is better" if first.higher_is_better else "lower is better"
     size = f"in windows of {first.size} px at {first.zoom:g} x their size" if first.zoom else f"at {first.size} px"
     title = f"{first.task}  [{first.protocol}; {first.primary}: {arrow}; {first.count} samples {size}]"
-    rows = [(_sampled(score), score.metrics) for score in scores]
+    rows = [(sampled(score.steps, score.guidance_scale, score.turns), score.metrics) for score in scores]
     rows += [(f"baseline: {name}", metrics) for name, metrics in first.baselines.items()]
     return title + "\n" + format_table(rows, sorted(first.metrics, key=lambda name: name != first.primary))
 
 
-def _sampled(score: Score) -> str:
-    steps = f"{score.steps} step{'s' * (score.steps > 1)}, guidance {score.guidance_scale:g}"
-    return steps + ", 8 views" * score.turns
+def sampled(steps: int, guidance_scale: float, turns: bool = False) -> str:
+    """A sampling in words: `4 steps, guidance 1`."""
+    return f"{steps} step{'s' * (steps > 1)}, guidance {guidance_scale:g}" + ", 8 views" * turns
 
 
 def format_table(rows: Sequence[tuple[str, dict[str, float]]], columns: Sequence[str]) -> str:

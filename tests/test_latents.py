@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -119,6 +120,7 @@ def test_what_one_rank_notes_another_reads_whole(tmp_path: Path) -> None:
         for turn in range(40):
             files = LatentFiles(tmp_path / str(turn), COUNT)
             list(pool.map(lambda rank, files=files: files.claim(identity, note=rank == 0), range(2)))
+            assert json.loads((tmp_path / str(turn) / "latents.json").read_text())["mixture"] == identity["mixture"]
 
 
 def test_two_processes_on_files_take_the_steps_of_one(train_config: TrainConfig, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ ALLOWED = {
     "evaluation": {"annotations", "config", "flow", "inference", "tasks", "datasets", "model"},
     "codec": {"datasets.sample", "model", "tasks"},
     "panel": {"codec", "config", "datasets.sample", "inference", "evaluation", "model", "tasks"},
-    "card": {"model"},
+    "card": {"model", "tables"},
     "export": {"card", "model", "tasks", "config"},
     "training": {
         "annotations", "config", "flow", "tasks", "datasets", "model", "inference", "evaluation", "panel", "tables",

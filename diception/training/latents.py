@@ -124,6 +124,8 @@ class LatentFiles:
     def claim(self, identity: dict[str, Any], note: bool) -> None:
         """Refuses a folder with examples made of something else; `note`: this rank writes what they are made of.
 
+        What a note of an earlier version does not tell is not compared.
+
         Raises:
             ValueError: names what differs.
         """
