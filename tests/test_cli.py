@@ -227,6 +227,10 @@ BAD = {
     "codec-check: no tar": ("codec-check --shards ROOT/no.tar --out ROOT/out", "no.tar"),
     "export: missing run": ("export ROOT/nowhere --out ROOT/out", "no model at"),
     "export: existing": ("export ROOT/model --out ROOT/empty", "empty exists"),
+    "export: release with guidance": (
+        "export ROOT/model --format release --guidance-scale 0 --out ROOT/out",
+        "--guidance-scale goes with --format directory",
+    ),
     "export: missing adapter": ("export ROOT/model --merge-adapter ROOT/nowhere --out ROOT/out", "no adapter at"),
     "prompts: missing model": ("prompts list --model ROOT/nowhere", "no model at"),
     "prompts: none": ("prompts add --model ROOT/model", "no prompt given"),

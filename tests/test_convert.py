@@ -122,7 +122,7 @@ def test_a_conversion_without_a_sample_and_shares_that_are_none_are_refused(tmp_
         convert(Numbers(6, bad=1), tmp_path, Conversion(6, 0))
     with pytest.raises(ValueError, match="none of 0 samples of numbers could be written$"):
         convert(Numbers(0), tmp_path, Conversion(6, 0))
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("[!.]*"))
     for share in (-0.1, 1.5, 7, float("nan")):
         with pytest.raises(ValueError, match=f"max_refused is {share}, allowed is 0 to 1"):
             Conversion(max_refused=share)

@@ -16,11 +16,12 @@ ALLOWED = {
     "annotations": set(),
     "colors": set(),
     "flow": set(),
+    "lock": set(),
     "sampler": {"flow"},
     "metrics": {"annotations"},
     "tables": {"evaluation"},
     "tasks": {"annotations", "colors", "metrics"},
-    "datasets": {"annotations", "tasks", "config"},
+    "datasets": {"annotations", "tasks", "config", "lock"},
     "model": {"config"},
     "inference": {"annotations", "config", "flow", "tasks", "datasets.images", "datasets.sample", "model", "sampler"},
     "jobs": {"datasets.images", "datasets.sources.coco", "inference", "tasks"},
@@ -31,6 +32,7 @@ ALLOWED = {
     "export": {"card", "model", "tasks", "config"},
     "training": {
         "annotations", "config", "flow", "tasks", "datasets", "model", "inference", "evaluation", "panel", "tables",
+        "lock",
     },
     "quickstart": {
         "annotations", "config", "datasets", "evaluation", "export", "inference", "model", "panel", "tasks", "training",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from golden.weights import write_stable_diffusion
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from diception.model.text import TOKEN, PromptBank, WordHashEncoder
 from diception.model.text_encoders import StableDiffusion3Encoder
@@ -50,6 +53,22 @@ def test_bank_saves_and_loads(tmp_path: Path, dtype: torch.dtype | None) -> None
         assert torch.equal(found, expected.to(found.dtype)) and found.dtype == (dtype or torch.float32)
     assert loaded.description == bank.description
     assert loaded[["never seen"]][0].shape == (1, 8, 32)
+
+
+def test_the_same_bank_gives_the_same_bytes_and_older_files_are_read(tmp_path: Path) -> None:
+    bank = PromptBank(WordHashEncoder(32, 8))
+    bank.add(PROMPTS)
+    file = tmp_path / "prompts.safetensors"
+    bank.save(file)
+    written = file.read_bytes()
+    with safe_open(str(file), framework="pt") as opened:
+        (described,) = (json.loads(value) for value in opened.metadata().values())
+    PromptBank.load(file).save(file)
+    assert file.read_bytes() == written and described["max_length"] == 8
+    older = {key: json.dumps(described[key]) for key in ("prompts", "encoder")} | {"format": described["format"]}
+    save_file(load_file(file), file, older)
+    loaded = PromptBank.load(file)
+    assert loaded.prompts == bank.prompts and loaded.description == bank.description
 
 
 def test_lookup_follows_the_prompts_order_and_repeats_them() -> None:

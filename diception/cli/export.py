@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--merge-adapter", type=Path, nargs="+", default=[], help="fold these adapters into the weights"
     )
     parser.add_argument("--merge-weight", type=float, nargs="+", help="how strong each adapter is (default 1)")
-    parser.add_argument("--best", action="store_true", help="the run's weights with the lowest validation loss")
+    parser.add_argument(
+        "--best", action="store_true", default=None, help="the run's weights with the lowest validation loss"
+    )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the directory's weights (default float32)")
     parser.add_argument(
         "--autoencoder-dtype",
@@ -28,10 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, help="denoising steps that serve the model best (default: as it says)")
     parser.add_argument("--guidance-scale", type=float, help="the same for guidance")
-    parser.add_argument("--about", default="", help="what the model is for, a paragraph of its card")
-    parser.add_argument(
-        "--scores", type=Path, nargs="+", default=[], help="reports of `evaluate --out`, tables of its card"
-    )
+    parser.add_argument("--about", help="what the model is for, a paragraph of its card")
+    parser.add_argument("--scores", type=Path, nargs="+", help="reports of `evaluate --out`, tables of its card")
     parser.add_argument(
         "--out", required=True, type=Path, help="folder, or file with `--format release`; must not exist"
     )
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     adapters: dict[str | Path, float] | None = dict(zip(arguments.merge_adapter, weights, strict=True)) or None
     if arguments.format == "release":
         for name in ("best", "dtype", "autoencoder_dtype", "steps", "guidance_scale", "about", "scores"):
-            if getattr(arguments, name):
+            if getattr(arguments, name) is not None:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} goes with --format directory; export that folder again as a release")
         export_release(arguments.run, arguments.out, adapters)
@@ -68,10 +68,10 @@ def _directory(arguments: argparse.Namespace, adapters: Mapping[str | Path, floa
         arguments.out,
         adapters,
         getattr(torch, arguments.dtype or "float32"),
-        arguments.best,
+        bool(arguments.best),
         getattr(torch, given) if given else None,
         arguments.steps,
         arguments.guidance_scale,
-        arguments.about,
-        [Measured.read(path) for path in arguments.scores],
+        arguments.about or "",
+        [Measured.read(path) for path in arguments.scores or []],
     )

@@ -17,6 +17,7 @@ from diception.datasets.images import DECODE_ERRORS, ImageFormat
 from diception.datasets.sample import CorruptSample, Sample
 from diception.datasets.shards import KIND_OF_SUFFIX
 from diception.datasets.writer import ShardWriter, encode_sample
+from diception.lock import only_writer
 
 SMALL = 1000
 """Below so many samples the share of refused ones is judged as if there were so many."""
@@ -105,8 +106,24 @@ def convert(
         ValueError: more than the allowed share of samples is refused, the first are named; none can be written; or the
             data has another list of samples than the complete shards were made from.
     """
-    writer = ShardWriter(folder, options.samples_per_shard, "shard", options.image_format, data.made_by)
-    _check_listing(data, writer)
+    with only_writer(Path(folder)):
+        writer = ShardWriter(folder, options.samples_per_shard, "shard", options.image_format, data.made_by)
+        _check_listing(data, writer)
+        refused = _write(data, writer, options, progress)
+    if not writer.indexes:
+        raise ValueError(f"none of {len(data)} samples of {data.made_by} could be written{_listed(refused)}")
+    manifest = _manifest(writer, refused, options)
+    path, text = writer.folder / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n"
+    remove_leftovers(path)
+    if not path.exists() or path.read_bytes() != text:
+        write_atomically(path, text)
+    return manifest
+
+
+def _write(
+    data: RawData, writer: ShardWriter, options: Conversion, progress: Callable[[int], object] | None
+) -> list[tuple[str, str]]:
+    """Writes what the complete shards lack; (key, reason) of all that was ever refused."""
     # Ordered and bounded, whatever the number of workers.
     encoded = DataLoader(
         _Encoded(data, options.image_format),
@@ -129,14 +146,7 @@ def convert(
                 writer.add(key, members)
             if progress is not None:
                 progress(number)
-    if not writer.indexes:
-        raise ValueError(f"none of {len(data)} samples of {data.made_by} could be written{_listed(refused)}")
-    manifest = _manifest(writer, refused, options)
-    path, text = writer.folder / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n"
-    remove_leftovers(path)
-    if not path.exists() or path.read_bytes() != text:
-        write_atomically(path, text)
-    return manifest
+    return refused
 
 
 def _as_it_is(item: Any) -> Any:

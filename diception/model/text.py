@@ -16,6 +16,9 @@ from torch import Tensor
 
 from diception.model.weights import write_tensors
 
+FORMAT = "diception-prompts-1"
+KEY = "diception_prompts"
+"""The one entry of a bank's metadata, JSON: several entries would be written in random order."""
 TOKEN = re.compile(r"\[\[|\]\]|[^\W\d_]+|\d+|[^\w\s]|_")
 
 
@@ -174,14 +177,15 @@ class PromptBank:
             raise ValueError("the prompt bank is empty; a model needs at least the prompts of its tasks and ''")
         context, pooled = (tensor.to(dtype or tensor.dtype) for tensor in self[self.prompts])
         metadata = {
-            "format": "diception-prompts-1",
-            "prompts": json.dumps(self.prompts),
-            "encoder": json.dumps(self.description, sort_keys=True),
+            "format": FORMAT,
+            "prompts": self.prompts,
+            "encoder": self.description,
             "encoder_hash": str(self.description.get("hash", "")),
             "dtype": str(context.dtype).removeprefix("torch."),
-            "max_length": str(context.shape[1]),
+            "max_length": context.shape[1],
         }
-        write_tensors({"context": context, "pooled": pooled}, Path(path), metadata)
+        described = {KEY: json.dumps(metadata, sort_keys=True)}
+        write_tensors({"context": context, "pooled": pooled}, Path(path), described)
 
     @classmethod
     def load(cls, path: str | Path, load_encoder: Callable[[], TextEncoder] | None = None) -> PromptBank:
@@ -194,12 +198,12 @@ class PromptBank:
             raise ValueError(f"no prompt bank at {path}")
         try:
             with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != "diception-prompts-1" or set(file.keys()) != {"context", "pooled"}:
+                metadata = _described(file.metadata() or {})
+                if metadata.get("format") != FORMAT or set(file.keys()) != {"context", "pooled"}:
                     raise ValueError(f"{path} is not a prompt bank")
                 context, pooled = file.get_tensor("context"), file.get_tensor("pooled")
-            description, prompts = json.loads(metadata["encoder"]), json.loads(metadata["prompts"])
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            description, prompts = metadata["encoder"], metadata["prompts"]
+        except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not readable as a prompt bank: {error}") from error
         bank = cls(None, load_encoder, description)
         if description.get("type") == "word_hash":
@@ -229,6 +233,13 @@ class PromptBank:
                 f"{self.description.get('hash')}"
             )
         self.description = description
+
+
+def _described(metadata: dict[str, str]) -> dict[str, Any]:
+    """What a file says of itself; those of before had an entry for each."""
+    if KEY in metadata:
+        return json.loads(metadata[KEY])
+    return {key: json.loads(value) if key in ("encoder", "prompts") else value for key, value in metadata.items()}
 
 
 def _stack(entries: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from diception.config import TrainConfig, save_config
 from diception.datasets.mixture import Stream
 from diception.evaluation import HeldOut
 from diception.inference.turns import check_turns
+from diception.lock import only_writer
 from diception.model.adapters import save_adapter
 from diception.model.checkpoint import is_stable_diffusion, save_model
 from diception.model.diception import Diception
@@ -86,14 +88,16 @@ def fit(
     checkpoint = newest_checkpoint(folder)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks, Watch(config)], checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
-    if trainer.is_global_zero:
-        save_config(config, folder / "config.yaml")
-        remove_partial(folder)
-    fill_bank(model.bank, stream.pairs, folder)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    with only_writer(folder) if trainer.is_global_zero else nullcontext():
+        if newest_checkpoint(folder) != checkpoint:
+            raise ValueError(f"another process has just written to {folder}; the same command goes on from there")
+        if trainer.is_global_zero:
+            save_config(config, folder / "config.yaml")
+            remove_partial(folder)
+        fill_bank(model.bank, stream.pairs, folder)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     _keep_averages(module, ema)
     return module
 
