@@ -167,6 +167,7 @@ BAD = {
         "evaluate --model ROOT/model --tasks dept --out ROOT/out",
         "unknown task 'dept'; this model",
     ),
+    "codec-check: encoding": ("codec-check --encoding pallette --count 1", "no task has the encoding 'pallette'"),
     "evaluate: size": ("evaluate --model ROOT/model --out ROOT/out --size 100", "size is 100 x 100"),
     "evaluate: batch": ("evaluate --model ROOT/model --out ROOT/out --batch-size 0", "--batch-size 0"),
     "evaluate: missing model": ("evaluate --model ROOT/nowhere --out ROOT/out", "no model at"),

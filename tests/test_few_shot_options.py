@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden.weights import write_stable_diffusion
 from PIL import Image
 from shots import PAIRS, content, plan
 
@@ -40,6 +41,18 @@ def made(config: FewShotConfig) -> FewShotReport:
     report = adapt(config)
     assert report is not None
     return report
+
+
+@pytest.mark.parametrize("frozen", ["fp32", "bf16"])
+def test_a_task_is_learned_on_stable_diffusion_itself(frozen: str, pairs: Path, tmp_path: Path) -> None:
+    write_stable_diffusion(tmp_path / "sd3")
+    config = plan(tmp_path / "sd3", pairs, tmp_path / "out", size=64, base_precision=frozen, precision="bf16-mixed")
+    adapter = made(config).adapter
+    base = tmp_path / "out" / "base"
+    answer = Pipeline.from_pretrained(base, adapter=adapter)(IMAGE, task="novel", steps=1)
+    assert isinstance(answer, Prediction) and answer.rgb.shape == (3, 64, 64)
+    assert load_model(base).settings.resolution == 64
+    assert main(["export", str(base), "--merge-adapter", adapter, "--out", str(tmp_path / "merged")]) == 0
 
 
 def stream_of(pairs: Path, crop: float) -> Stream:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from diception.annotations import load
 from diception.config import SamplingConfig
@@ -98,3 +100,13 @@ def test_a_second_run_does_nothing_anew(finished: Path, capfd: pytest.CaptureFix
     assert state() == before
     assert json.loads((finished / "seconds.json").read_text()) == seconds
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_another_photograph_is_answered_in_the_same_folder(finished: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "mine.png")
+    trained = (finished / "train" / "config.yaml").stat().st_mtime_ns
+    run_quickstart(replace(small_settings(finished), photo=tmp_path / "mine.png"))
+    names = {path.name.split(".")[0] for path in (finished / "photo").glob("*.rgb.png")}
+    assert names == {"mine"} and (finished / "train" / "config.yaml").stat().st_mtime_ns == trained
+    with pytest.raises(ValueError, match="other settings"):
+        run_quickstart(replace(small_settings(finished), steps=3))

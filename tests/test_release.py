@@ -224,6 +224,16 @@ def test_a_known_prompt_reads_no_text_encoder_and_a_new_one_can_be_added(
     Pipeline.from_pretrained(model).check("semantic_segmentation", category="unicorn")
 
 
+def test_evaluation_refuses_a_prompt_it_cannot_encode_before_it_measures(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["evaluate", "--model", str(files / "yx"), "--size", "32", "--count", "2", "--steps", "1"]
+    assert main([*command, "--tasks", "depth,semantic_segmentation"]) == 2
+    told = capsys.readouterr()
+    assert "no embedding of prompt '[[image2semantic]]" in told.err and "AbsRel" not in told.out
+    assert "evaluate depth" not in told.err
+
+
 def test_text_encoders_that_are_there_are_read_for_an_unknown_prompt_alone(files: Path, tmp_path: Path) -> None:
     import shutil
 

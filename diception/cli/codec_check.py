@@ -43,7 +43,11 @@ def run(arguments: argparse.Namespace) -> None:
     from diception.tasks import get_task, known_tasks
 
     tasks = [get_task(name) for name in arguments.task.split(",")] if arguments.task else known_tasks()
-    tasks = [replace(task, encoding=arguments.encoding or task.encoding) for task in tasks]
+    if arguments.encoding:
+        asked = tasks if arguments.task else [task for task in tasks if arguments.encoding in task.encodings]
+        if not asked:
+            raise ValueError(f"no task has the encoding {arguments.encoding!r}")
+        tasks = [replace(task, encoding=arguments.encoding) for task in asked]
     disturbance = Disturbance(arguments.noise, arguments.noise_kind)
     autoencoder = load_autoencoder(arguments.autoencoder)
     if arguments.size % autoencoder.factor or arguments.size < autoencoder.factor or arguments.count < 1:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diception.cli.model_options import add_model_options, load_pipeline
+
+if TYPE_CHECKING:
+    from diception.datasets.mixture import Reader
+    from diception.inference import Pipeline
+    from diception.tasks import Task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.shards
         else held_out_scenes(arguments.count, max(sides), arguments.domain, bar)
     )
+    _check_prompts(pipeline, tasks, reader, sides, arguments.seed)
     scores = []
     for task, own, side in zip(tasks, ways, sides, strict=True):
         pipeline.adapters.activate(pipeline.adapters.weights(task))
@@ -71,3 +79,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out:
         report = {"model": arguments.model, "data": arguments.shards or f"synthetic domain {arguments.domain}"}
         write_report(arguments.out, report | {"scores": [score.as_dict() for score in scores]})
+
+
+def _check_prompts(pipeline: Pipeline, tasks: Sequence[Task], reader: Reader, sides: Sequence[int], seed: int) -> None:
+    """Refuses a task whose first prompt the model cannot encode, before minutes are spent on those before it."""
+    from diception.evaluation import HeldOut
+
+    for task, side in zip(tasks, sides, strict=True):
+        for example in HeldOut(task, reader, 1, side, seed):
+            pipeline.model.bank.check([example.target.prompt])

@@ -85,7 +85,9 @@ def _depth_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", required=True, metavar="PATTERN", help=PATTERN)
     parser.add_argument("--targets", required=True, metavar="PATTERN", help="16-bit png or tif, npy, pfm or exr")
     parser.add_argument(
-        "--depth-scale", type=float, help="metres of 1 (default: 0.001 for whole numbers, 1 for floats)"
+        "--depth-scale",
+        type=float,
+        help="metres of 1 (default: 0.001 in pictures, 1 for floats; npy of whole numbers must say)",
     )
     parser.add_argument("--min-depth", type=float, default=0.0, help="metres; nearer is invalid")
     parser.add_argument("--max-depth", type=float, default=float("inf"), help="metres; farther is invalid")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -82,13 +83,14 @@ def run_quickstart(settings: QuickstartSettings) -> Path:
 
 
 def _check_same(settings: QuickstartSettings) -> None:
-    """Refuses a folder that was begun with other settings; remembers them in a new one."""
-    path, own = settings.out / "settings.json", {k: str(v) for k, v in asdict(settings).items() if k != "out"}
+    """Refuses a folder that was begun with other settings, but for the photograph; remembers them in a new one."""
+    lasting = {key: str(value) for key, value in asdict(settings).items() if key not in ("out", "photo")}
+    path = settings.out / "settings.json"
     known = _read(path)
-    if known not in (None, own):
+    if known is not None and {key: value for key, value in known.items() if key != "photo"} != lasting:
         raise ValueError(f"{settings.out} holds a quick start with other settings; choose another --out")
     if known is None:
-        path.write_text(json.dumps(own, indent=1))
+        path.write_text(json.dumps(lasting, indent=1))
 
 
 def _shards(settings: QuickstartSettings) -> None:
@@ -181,6 +183,7 @@ def _predict(settings: QuickstartSettings) -> None:
     photo = read_image(settings.photo)
     if shown.exists() and np.array_equal(read_image(shown), photo):
         return
+    shutil.rmtree(shown.parent, ignore_errors=True)  # answers to another photograph
     command = [sys.executable, "-m", "diception", "predict", "--model", str(settings.out / "model"), "--task", "all"]
     command += ["--image", str(settings.photo), "--points", "0.3,0.45", "--category", "person"]
     command += ["--steps", str(settings.sampling.steps), "--guidance-scale", "1", "--out", str(settings.out / "photo")]

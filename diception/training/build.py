@@ -126,7 +126,7 @@ def base_model(config: TrainConfig) -> Diception:
         model.settings.licence, model.settings.base_model = "bsd-2-clause", "none: random weights"
     elif is_stable_diffusion(config.model.base):
         model = from_stable_diffusion(config.model.base, torch.Generator().manual_seed(config.seed))
-        model.settings.resolution = config.data.size
+        model.settings.resolution = config.data.size or model.settings.resolution
     else:
         model = load_model(config.model.base)
         if config.adapter is None and config.data.size:  # 0: its own; under an adapter it stays as it is

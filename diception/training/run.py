@@ -60,8 +60,6 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | N
     model.settings.tasks = list(({entry["name"]: entry for entry in model.settings.tasks} | used).values())
     other_size = config.data.size != model.settings.resolution
     write_model(module, config, list(used.values()), {"size": config.data.size} if other_size else None)
-    if config.adapter is not None and is_stable_diffusion(config.model.base):
-        write_base(module, config)
     return trained_path(config)
 
 
@@ -129,22 +127,25 @@ def write_model(
     tasks: Sequence[dict[str, Any]],
     sampling: dict[str, Any] | None = None,
 ) -> None:
-    """Writes the adapter of an adapter run with its tasks and sampling, else the whole model, to `trained_path`."""
+    """Writes the adapter of an adapter run with its tasks and sampling, else the whole model, to `trained_path`.
+
+    An adapter on Stable Diffusion 3 goes with `<run>/base`: Stable Diffusion 3 as a model, with points that were trained.
+    """
     steps = module.trainer.global_step
     summary = {"steps": steps, "batch_size": config.batch_size, "lr": config.optim.lr, "seed": config.seed}
     before, module.model.settings.training = module.model.settings.training, summary
     target = trained_path(config)
     if config.adapter is not None:
         save_adapter(module.model, target, tasks, training=summary, sampling=sampling)
+        if is_stable_diffusion(config.model.base):
+            _write_base(module, config)
     else:
         if before:
             summary["before"] = before
         save_model(module.model, target)
 
 
-@rank_zero_only
-def write_base(module: DiceptionModule, config: TrainConfig) -> None:
-    """Writes `<run>/base`, which an adapter on Stable Diffusion 3 goes with: its weights, and the trained points."""
+def _write_base(module: DiceptionModule, config: TrainConfig) -> None:
     base = base_model(config)
     base.points, base.bank = module.model.points, module.model.bank
     save_model(base, Path(config.run) / "base")

@@ -39,6 +39,7 @@ from diception.training.few_shot.report import FewShotReport
 from diception.training.footprint import footprint
 from diception.training.latents import LatentStream, encode
 from diception.training.module import DiceptionModule
+from diception.training.prompts import known_prompts
 from diception.training.run import fit, stopped, trained_path, write_model
 
 
@@ -134,6 +135,9 @@ class Adaptation:
         model = build_model(self.plan).to(_device())
         if any(self.task.name == known["name"] or self.task.token == known["token"] for known in model.settings.tasks):
             raise ValueError(f"{self.config.model} already has a task {self.task.name!r}; choose another name")
+        prompts = ["", *known_prompts(self.task)]
+        model.bank.add([prompt for prompt in prompts if prompt not in model.bank.prompts])
+        model.bank.release_encoder()
         self.plan.data.size = size = self.config.size or model.settings.resolution
         check_size((size, size))
         if self.config.adapter is None:
