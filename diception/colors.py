@@ -87,9 +87,9 @@ def overlay_masks(
 ) -> NDArray:
     """Masks (H, W) in colours with outlines over a faded image (H, W, 3), or over dark grey without one."""
     base = np.full((*size, 3), 40, np.float32) if image is None else image.astype(np.float32) * 0.45 + 20
+    inside = base if image is None else image
     for index, mask in enumerate(masks):
         color = DISPLAY[index % len(DISPLAY)].astype(np.float32)
-        inside = base if image is None else image.astype(np.float32)
         base[mask] = 0.35 * inside[mask] + 0.65 * color
         base[mask & ~ndimage.binary_erosion(mask)] = np.minimum(color * 0.6 + 110, 255)
     return base.astype(np.uint8)

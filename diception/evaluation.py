@@ -20,7 +20,7 @@ from tqdm import tqdm
 from diception.annotations import Annotation
 from diception.annotations.base import bilinear
 from diception.config import SamplingConfig
-from diception.datasets.sample import Example, Reader, Sample, collate
+from diception.datasets.sample import Example, Reader, Sample, collate, encode
 from diception.datasets.transforms import at_own_size, square
 from diception.inference import generate, to_uint8
 from diception.tasks import Task
@@ -119,7 +119,7 @@ class HeldOut:
         for index in self.indices:
             sample = self._sample(index)
             generator = np.random.Generator(np.random.Philox(key=[self.seed, index]))
-            target = self.task.encode(sample.annotations[self.task.kind], generator)
+            target = encode(self.task, sample, generator)
             image = sample.image.transpose(2, 0, 1).astype(np.float32) / 255
             noise_seed = int(generator.integers(2**62))
             yield Example(image=image, target=target, task=self.task.name, key=sample.key, seed=noise_seed)

@@ -68,6 +68,10 @@ class Draw:
     """(B,) bool: these samples are trained without prompt and points, for guidance."""
 
 
+LARGEST_MODE = 2 / (math.pi - 2)
+"""Of SD3 eq. 20: with more, the map from uniform numbers to sigmas is no longer monotonic."""
+
+
 @dataclass(frozen=True)
 class Density:
     """The density of sigma in training; what it draws from changes which sigmas are seen, not what the loss weighs."""
@@ -85,9 +89,14 @@ class Density:
     """This share of samples has sigma 1 exactly; a small model from random weights needs it."""
 
     def __post_init__(self) -> None:
-        """ValueError where the name is unknown."""
+        """ValueError where the name is unknown, or sigma would leave (0, 1]."""
         if self.name not in DENSITIES:
             raise ValueError(f"density is {self.name!r}; allowed: {', '.join(DENSITIES)}")
+
+        if not -1 <= self.mode_scale <= LARGEST_MODE:
+            raise ValueError(f"mode_scale is {self.mode_scale}; allowed is -1 to {LARGEST_MODE:.4f}")
+        if not 0 <= self.share_at_one <= 1:
+            raise ValueError(f"share_at_one is {self.share_at_one}; allowed is 0 to 1")
 
     def sigma(self, normal: Tensor, uniform: Tensor, at_one: Tensor) -> Tensor:
         """Sigma () in (0, 1] from one standard normal and two uniform numbers in [0, 1)."""

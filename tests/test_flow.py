@@ -114,5 +114,8 @@ def test_clean_weighting_is_the_error_of_the_implied_latents() -> None:
 def test_unknown_density_and_weighting_are_named() -> None:
     with pytest.raises(ValueError, match="density is 'normal'; allowed: logit_normal, uniform, mode, cosmap"):
         Density("normal")
+    for scale in (-1.5, 2):
+        with pytest.raises(ValueError, match=f"mode_scale is {scale}; allowed is -1 to 1.75"):
+            Density("mode", mode_scale=scale)
     with pytest.raises(ValueError, match="weighting is 'snr'; allowed: none, cosmap, clean"):
         loss_weight(torch.ones(1), "snr")

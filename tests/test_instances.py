@@ -97,3 +97,12 @@ def test_a_share_of_samples_may_ask_for_what_is_not_there(name: str) -> None:
     }
     with pytest.raises(ValueError, match=r"negatives is 1\.5"):
         dataclasses.replace(task, negatives=1.5)
+
+
+def test_a_category_with_a_crowd_is_not_asked_for() -> None:
+    task = get_task("semantic_segmentation")
+    masks = np.zeros((2, 16, 16), bool)
+    masks[0, :4], masks[1, 8:] = True, True
+    truth = InstanceMasks(masks, ("person", "cup"), None, ("person",))
+    assert {encode(task, truth, seed).prompt for seed in range(20)} == {task.prompt("cup")}
+    assert not task.serves(truth.of_category("person"))

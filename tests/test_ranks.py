@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from running import checkpoint, in_processes, losses
+from running import ENVIRONMENT, checkpoint, in_processes, losses
 from torch.distributed.device_mesh import init_device_mesh
 
-from diception.config import AdapterConfig, OptimConfig, TrainConfig
+from diception.config import AdapterConfig, OptimConfig, TrainConfig, save_config
 from diception.model.checkpoint import load_model
 from diception.training.module import DiceptionModule
 from diception.training.run import train
@@ -87,6 +89,36 @@ def test_two_processes_take_the_steps_of_one_and_continue_each_other(train_confi
     assert_same(Path(single.run), alone, first=11)
     weights = [load_model(folder / "model").transformer.state_dict() for folder in (folders["fsdp"], alone)]
     assert all(torch.allclose(weights[0][name], tensor, rtol=1e-3, atol=1e-4) for name, tensor in weights[1].items())
+
+
+LAGGING = """
+import os, sys
+from diception.config import TrainConfig, load_config
+from diception.training import run
+
+if os.environ.get("LOCAL_RANK") == "1":
+    run.newest_checkpoint = lambda folder: None
+
+if __name__ == "__main__":
+    run.train(load_config(sys.argv[1], [], TrainConfig))
+"""
+
+
+def test_ranks_that_see_other_checkpoints_stop_before_they_wait_for_each_other(
+    train_config: TrainConfig, tmp_path: Path
+) -> None:
+    data = replace(train_config.data, validation_count=1)
+    data.validation = [replace(data.sources[0], tasks={"depth": 1.0})]
+    config = replace(train_config, data=data, steps=4, validate_every=2)
+    train(config)
+    shared, script = replace(config, steps=6, devices=2), tmp_path / "lagging.py"
+    save_config(shared, tmp_path / "lagging.yaml")
+    script.write_text(LAGGING)
+    told = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "lagging.yaml")],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert told.returncode and "the ranks go on from steps 0 to 4: not all see the same folder" in told.stderr
 
 
 def test_what_does_not_go_together_is_refused(train_config: TrainConfig) -> None:

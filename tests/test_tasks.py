@@ -257,3 +257,25 @@ def test_a_threshold_is_calibrated_on_what_was_painted() -> None:
 def test_a_label_without_a_colour_is_refused() -> None:
     with pytest.raises(ValueError, match="label 40; allowed: 0 to 12"):
         encode(task_for_kind("labels", "parts"), LabelMap(np.full((8, 8), 40)))
+
+
+def test_what_nobody_has_labelled_is_neither_trained_on_nor_scored() -> None:
+    task = task_for_kind("labels", "parts")
+    labels = np.zeros((8, 8), int)
+    labels[:4], labels[:, 6:] = 3, 255
+    target = encode(task, LabelMap(labels))
+    assert np.array_equal(target.valid, labels != 255) and task.serves(LabelMap(labels))
+    wrong = np.where(labels == 255, 5, labels)
+    assert score(task, [(LabelMap(wrong), LabelMap(labels))]) == 1
+    assert not task.serves(LabelMap(np.full((8, 8), 255)))
+    assert task.visualize(LabelMap(labels)).shape == (8, 8, 3)
+
+
+def test_depth_that_is_not_answered_counts_as_its_mean() -> None:
+    task = get_task("depth")
+    truth = DepthMap(np.linspace(1, 4, 64, dtype=np.float32).reshape(8, 8))
+    whole = 1 / truth.values
+    half = np.where(np.arange(64).reshape(8, 8) < 32, np.nan, whole)
+    right, missing, none = (DepthMap(np.asarray(v, np.float32), "disparity") for v in (whole, half, whole * np.nan))
+    assert score(task, [(right, truth)]) < 1e-3 < 0.1 < score(task, [(missing, truth)])
+    assert score(task, [(none, truth)]) == pytest.approx(score(task, [(DepthMap(0 * whole, "disparity"), truth)]))

@@ -11,7 +11,7 @@ from golden.weights import write_stable_diffusion
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from diception.model.text import TOKEN, PromptBank, WordHashEncoder
+from diception.model.text import MOVED, TOKEN, PromptBank, WordHashEncoder
 from diception.model.text_encoders import StableDiffusion3Encoder
 
 # The vector of `depth`; were it to change, every stored small model would stop understanding new prompts.
@@ -125,3 +125,13 @@ def test_sd3_encoders(tmp_path: Path) -> None:
     assert StableDiffusion3Encoder.from_pretrained(tmp_path, dtype=torch.bfloat16).describe() == encoder.describe()
     with pytest.raises(ValueError, match="at most 77"):
         encoder(["depth " * 100])
+
+
+def test_a_device_keeps_the_prompts_that_were_asked_for_last() -> None:
+    bank = PromptBank(WordHashEncoder(4, 2))
+    where = torch.device("cpu"), torch.float32
+    for number in range(2 * MOVED):
+        bank.lookup(["always", f"word{number}"], *where)
+    assert len(bank._moved) == MOVED and ("always", *where) in bank._moved
+    many = [f"word{number}" for number in range(2 * MOVED)]
+    assert torch.equal(bank.lookup(many, *where)[0], bank[many][0])

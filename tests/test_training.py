@@ -14,8 +14,17 @@ from running import assert_close_to_the_step, assert_equal, weights
 from torch.utils.data import DataLoader
 
 from diception.cli import main
-from diception.config import AdapterConfig, FlowConfig, ModelConfig, OptimConfig, TrainConfig, save_config
-from diception.datasets.sample import collate
+from diception.config import (
+    AdapterConfig,
+    FlowConfig,
+    ModelConfig,
+    OptimConfig,
+    SamplingConfig,
+    TrainConfig,
+    save_config,
+)
+from diception.datasets.sample import Sample, collate
+from diception.datasets.writer import ShardWriter, write_samples
 from diception.inference import Pipeline, Prediction
 from diception.model.adapters import load_adapter
 from diception.model.checkpoint import from_stable_diffusion, load_model
@@ -177,3 +186,27 @@ def test_a_dry_run_takes_its_options_in_any_order(train_config: TrainConfig, cap
         assert ", 9 steps" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         main(["train", str(path), "--dry-run", "--nonsense=9"])
+
+
+def test_a_model_of_zeros_at_sigma_one_is_measured_and_asked_so(train_config: TrainConfig) -> None:
+    flow = FlowConfig(share_at_one=1.0, start="zero")
+    with pytest.raises(ValueError, match=r"flow\.start=zero needs sampling\.start=zero"):
+        replace(train_config, flow=flow)
+    sampling = SamplingConfig(steps=1, guidance_scale=1.0, start="zero")
+    pipeline = Pipeline.from_pretrained(train(replace(train_config, steps=1, flow=flow, sampling=sampling)))
+    image = np.zeros((64, 64, 3), np.uint8)
+    one, other = (pipeline(image, task="depth", seed=seed) for seed in (0, 1))
+    assert isinstance(one, Prediction) and isinstance(other, Prediction) and np.array_equal(one.rgb, other.rgb)
+
+
+def test_a_validation_that_nothing_serves_is_refused_before_the_first_step(train_config: TrainConfig) -> None:
+    bare = replace(train_config.data.sources[0], tasks={"foreground": 1.0})
+    blank = Sample("bare", np.zeros((64, 64, 3), np.uint8))
+    folder = Path(train_config.run).with_name("bare")
+    write_samples([blank], ShardWriter(folder))
+    config = replace(
+        train_config, data=replace(train_config.data, validation=[replace(bare, shards=f"{folder}/*.tar")])
+    )
+    with pytest.raises(ValueError, match=r"nothing in .*bare.* serves the task 'foreground'"):
+        train(config)
+    assert not Path(config.run).exists()

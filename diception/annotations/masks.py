@@ -174,7 +174,10 @@ class InstanceMasks(Annotation):
 
     def _with(self, masks: NDArray[np.bool_]) -> Self:
         """These masks in place of the own ones; what has become empty is dropped."""
-        kept = InstanceMasks(masks, self.categories, self.scores).select(np.flatnonzero(masks.any(axis=(1, 2))))
+        marked = np.array([mask.any() for mask in masks], bool)
+        if marked.all():
+            return replace(self, masks=masks)
+        kept = InstanceMasks(masks, self.categories, self.scores).select(marked)
         return replace(self, masks=kept.masks, categories=kept.categories, scores=kept.scores)
 
     def crop(self, top: int, left: int, height: int, width: int) -> Self:

@@ -219,6 +219,12 @@ class TrainConfig:
     adapter: AdapterConfig | None = None
     """Set: train a LoRA adapter on a frozen model, not the model."""
 
+    def __post_init__(self) -> None:
+        if self.flow.start == "zero" and self.sampling.start != "zero":
+            raise ValueError(
+                "flow.start=zero needs sampling.start=zero and sampling.steps=1: what is trained is measured"
+            )
+
 
 @dataclass
 class AutoencoderConfig:

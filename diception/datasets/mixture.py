@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from diception.datasets.order import AUGMENT, BLOCK, ENCODE, NOISE, Order, Shuffle, Turn, generator, largest_remainder
-from diception.datasets.sample import CorruptSample, Example, Reader, Sample, collate_training, read_reduced
+from diception.datasets.sample import CorruptSample, Example, Reader, Sample, collate_training, encode, read_reduced
 from diception.datasets.transforms import Augment, square
 from diception.tasks.base import Task
 
@@ -122,10 +122,10 @@ class Stream(Dataset[Example]):
         sample, task = self._draw(pair, turn), pair.task
         augment = replace(self.augment, photometric=0.0) if task.follows_colors else self.augment
         changed = augment(sample, self.size, generator(self.seed, AUGMENT, position))
-        if (self.augment.scale is not None or self.augment.windows) and not task.serves(changed.annotations[task.kind]):
-            # The crop has cut away everything the task needs.
+        if not task.serves(changed.annotations[task.kind]):
+            # A crop has cut away everything the task needs, or a mirror image is sampled in other pixels.
             changed = square(sample, self.size)
-        target = task.encode(changed.annotations[task.kind], generator(self.seed, ENCODE, position))
+        target = encode(task, changed, generator(self.seed, ENCODE, position))
         image = np.ascontiguousarray(changed.image.transpose(2, 0, 1)).astype(np.float32)
         image /= 255
         noise_seed = int(generator(self.seed, NOISE, position).integers(1 << 63))
@@ -137,10 +137,13 @@ class Stream(Dataset[Example]):
         return self.pairs[turn.member], turn
 
     def _draw(self, pair: Pair, turn: Turn) -> Sample:
-        """The pair's sample of this turn, or the next of its shuffle that can be read and serves."""
+        """The pair's sample of this turn, or the next of its shuffle that can be read and serves.
+
+        After a corrupt one it looks elsewhere, for its neighbours may lie in the same broken shard.
+        """
         shuffle, skipped = Shuffle(pair.name, len(pair.samples), self.seed), self.unserved[pair.name]
         unserved, corrupt = 0, 0
-        for ahead in range(shuffle.part(turn)[1]):
+        for ahead in range(shuffle.count):
             number = int(pair.samples[shuffle(turn, ahead)])
             if number not in skipped:
                 try:
@@ -151,6 +154,7 @@ class Stream(Dataset[Example]):
                 except CorruptSample as error:
                     self._count_fault(pair.source, error)
                     corrupt += 1
+                    turn = shuffle.elsewhere(turn)
                     continue
                 # At the size of the model: a small object can vanish there.
                 annotation = sample.annotations[pair.task.kind]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -132,8 +132,17 @@ class Shuffle:
         first, last = number * self.count // STREAMS, (number + 1) * self.count // STREAMS
         return first, last - first, turn.stream_draw
 
+    def elsewhere(self, turn: Turn) -> Turn:
+        """The turn in the next stream, whose samples are no neighbours of its own, where there are many."""
+        return replace(turn, stream=(turn.stream + 1) % STREAMS)
+
     def __call__(self, turn: Turn, ahead: int = 0) -> int:
-        """Number in [0, count) of the sample of a turn; `ahead`: of the one so many places on in the same epoch."""
+        """Number in [0, count) of the sample of a turn; `ahead`: of the one so many places on in the same epoch.
+
+        Behind the last of its own part those of the next stream follow, and so on.
+        """
+        while ahead >= self.part(turn)[1] and self.count > SHUFFLED:
+            ahead, turn = ahead - self.part(turn)[1], self.elsewhere(turn)
         first, size, draw = self.part(turn)
         epoch, place = divmod(draw, size)
         place = (place + ahead) % size

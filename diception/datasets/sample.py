@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from diception.annotations import Annotation
-    from diception.tasks.base import Target
+    from diception.tasks.base import Target, Task
 
 
 class Reduced(NamedTuple):
@@ -85,6 +85,14 @@ def read_reduced(reader: Reader, i: int, kinds: Collection[str] | None, at_least
     """
     smaller = getattr(reader, "read_reduced", None)
     return reader.read(i, kinds) if smaller is None else smaller(i, kinds, at_least)
+
+
+def encode(task: Task, sample: Sample, generator: np.random.Generator) -> Target:
+    """What a model learns about a sample, see `Task.encode`; a ValueError names the sample that cannot be painted."""
+    try:
+        return task.encode(sample.annotations[task.kind], generator)
+    except ValueError as error:
+        raise ValueError(f"sample {sample.key!r}: {error}") from error
 
 
 class MemoryReader:

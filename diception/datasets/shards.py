@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from io import FileIO
@@ -21,12 +23,17 @@ from diception.datasets.images import DECODE_ERRORS, IMAGE_SUFFIXES, read_image,
 from diception.datasets.sample import CorruptSample, Reduced, Sample
 from diception.datasets.urls import expand
 
+log = logging.getLogger(__name__)
+
 KIND_OF_SUFFIX = {annotation.suffix: kind for kind, annotation in KINDS.items()}
 META = "meta.json"
 META_FIELDS = {"mask": ("category",), "labels": ("names",)}
 """Fields of an annotation that its own bytes do not hold."""
 MAX_OPEN = 64
 """Open shards per reader and process, well under the usual limit of 1,024 files."""
+
+PAUSES_S = (0.1, 1.0, 10.0)
+"""Seconds before what a file system failed to read is tried again."""
 
 
 class ShardReader:
@@ -93,6 +100,8 @@ class ShardReader:
                     raise ValueError(f"{kind} has size {annotation.size}, its image {sample.size}")
                 sample.annotations[kind] = annotation
         except DECODE_ERRORS as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the file system failed, which says nothing of the sample
             raise CorruptSample(self.urls[shard], key, str(error) or type(error).__name__) from error
         return sample
 
@@ -121,11 +130,25 @@ class ShardReader:
         if place is None:
             raise ValueError(f"no member {suffix!r}")
         offset, size = place
-        # pread keeps no position, so a handle shared by a fork or by threads reads the right bytes.
-        data = os.pread(self._handle(shard).fileno(), size, offset)
+        data = self._bytes(shard, size, offset)
         if len(data) != size:
             raise ValueError(f"{suffix} is cut off: {len(data)} of {size} bytes")
         return data
+
+    def _bytes(self, shard: int, size: int, offset: int) -> bytes:
+        """Of an open shard, which is opened and read again some times where the file system fails; then an OSError."""
+        for pause in (*PAUSES_S, None):
+            try:
+                # pread keeps no position, so a handle shared by a fork or by threads reads the right bytes.
+                return os.pread(self._handle(shard).fileno(), size, offset)
+            except OSError as error:
+                if pause is None:
+                    raise OSError(error.errno, f"{self.urls[shard]}: {error.strerror}") from error
+                log.warning("%s: %s; trying again", self.urls[shard], error)
+                if shard in self._open:
+                    self._open.pop(shard).close()
+                time.sleep(pause)
+        raise AssertionError
 
     def _handle(self, shard: int) -> FileIO:
         if shard not in self._open:

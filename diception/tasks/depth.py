@@ -106,13 +106,20 @@ class DepthEvaluator(MeanEvaluator):
             raise ValueError(
                 f"{self.protocol} measures predictions in {self._space}, this one is in {prediction.space}"
             )
-        valid = truth.valid & prediction.valid
-        if not valid.any():
+        if not truth.valid.any():
             return None
-        depth, values = truth.values[valid].astype(np.float64), prediction.values[valid].astype(np.float64)
+        depth = truth.values[truth.valid].astype(np.float64)
+        values = _filled(prediction)[truth.valid].astype(np.float64)
         aligned = np.clip(self._fit(values, depth), 1e-6, FARTHEST * depth.max())
         deltas = {f"delta{power}": delta(aligned, depth, power) for power in (1, 2, 3)}
         return {"abs_rel": abs_rel(aligned, depth), **deltas, "rmse": rmse(aligned, depth)}
+
+
+def _filled(prediction: DepthMap) -> NDArray:
+    """What is predicted, and its mean where nothing is: an answer that is left out counts, too."""
+    valid = prediction.valid
+    mean = prediction.values[valid].mean() if valid.any() else 1.0
+    return np.where(valid, prediction.values, mean)
 
 
 def _fit_depth(values: NDArray, depth: NDArray) -> NDArray:

@@ -16,6 +16,10 @@ COLORS = np.concatenate([np.zeros((1, 3), np.float32), GRID_PALETTE[[25, 17, 5, 
 """(13, 3): black for the background, then twelve colours of the grid, the farthest apart first."""
 
 
+VOID = 255
+"""The label of pixels that nobody has marked, as in PASCAL VOC and Cityscapes: neither trained on nor scored."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelMapTask(Task):
     """`labels` names what each number means, background first; empty allows as many as there are colours."""
@@ -37,11 +41,22 @@ class LabelMapTask(Task):
         """(n, 3), one for each label."""
         return COLORS[: len(self.labels) or len(COLORS)]
 
+    def serves(self, annotation: LabelMap) -> bool:  # type: ignore[override]
+        return bool((annotation.labels != VOID).any())
+
     def encode(self, annotation: LabelMap, generator: np.random.Generator) -> Target:
-        if annotation.labels.min() < 0 or annotation.labels.max() >= len(self.colors):
-            raise ValueError(f"{self.name}: label {annotation.labels.max()}; allowed: 0 to {len(self.colors) - 1}")
-        rgb = self.colors[annotation.labels].transpose(2, 0, 1)
-        return Target(rgb, np.ones(annotation.size, bool), self.prompt(), annotation)
+        """Void is black and does not count.
+
+        Raises:
+            ValueError: a label that has no colour.
+        """
+        labels, marked = annotation.labels, annotation.labels != VOID
+        wrong = labels[marked & ((labels < 0) | (labels >= len(self.colors)))]
+        if wrong.size:
+            allowed = f"0 to {len(self.colors) - 1}, and {VOID} for what is not marked"
+            raise ValueError(f"{self.name}: label {wrong[0]}; allowed: {allowed}")
+        rgb = self.colors[np.where(marked, labels, 0)].transpose(2, 0, 1)
+        return Target(rgb, marked, self.prompt(), annotation)
 
     def decode(self, rgb: Array) -> LabelMap:
         labels = nearest_color(rgb.transpose(1, 2, 0), self.colors)
@@ -51,12 +66,14 @@ class LabelMapTask(Task):
         return LabelEvaluator()
 
     def visualize(self, annotation: LabelMap, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        masks = [annotation.labels == label for label in range(1, int(annotation.labels.max()) + 1)]
+        masks = [annotation.labels == label for label in range(1, len(self.colors))]
+        while masks and not masks[-1].any():
+            masks.pop()
         return overlay_masks(masks, image, annotation.size)
 
 
 class LabelEvaluator(Evaluator):
-    """IoU of every label over all pixels of all images, then the mean over the labels."""
+    """IoU of every label over all marked pixels of all images, then the mean over the labels."""
 
     protocol = "labels/mean-iou"
     primary = "mean_iou"
@@ -66,7 +83,8 @@ class LabelEvaluator(Evaluator):
         self.confusion = np.zeros((len(COLORS), len(COLORS)), np.int64)
 
     def update(self, prediction: LabelMap, truth: LabelMap) -> None:  # type: ignore[override]
-        pairs = np.ravel_multi_index((truth.labels.ravel(), prediction.labels.ravel()), self.confusion.shape)
+        marked = truth.labels != VOID
+        pairs = np.ravel_multi_index((truth.labels[marked], prediction.labels[marked]), self.confusion.shape)
         self.confusion += np.bincount(pairs, minlength=self.confusion.size).reshape(self.confusion.shape)
 
     def merge(self, other: LabelEvaluator) -> None:

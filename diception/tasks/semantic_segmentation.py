@@ -41,10 +41,10 @@ class SemanticSegmentation(Task):
         return replace(self, negatives=0.0, vocabulary=())
 
     def serves(self, annotation: InstanceMasks) -> bool:
-        return any(c and mask.any() for c, mask in zip(annotation.categories, annotation.masks, strict=True))
+        return bool(_present(annotation))
 
     def encode(self, annotation: InstanceMasks, generator: np.random.Generator) -> Target:
-        present = sorted({c for c, m in zip(annotation.categories, annotation.masks, strict=True) if c and m.any()})
+        present = _present(annotation)
         absent = sorted(set(self.vocabulary or COCO_CATEGORIES) - {*annotation.categories, *annotation.unmarked})
         asked = absent if self.negatives and absent and generator.random() < self.negatives else present
         category = asked[int(generator.integers(len(asked)))]
@@ -60,6 +60,12 @@ class SemanticSegmentation(Task):
 
     def visualize(self, annotation: InstanceMasks, image: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         return overlay_masks(list(annotation.masks), image, annotation.size)
+
+
+def _present(annotation: InstanceMasks) -> list[str]:
+    """Categories that can be asked for: something of them is marked, and nothing that is there is left unmarked."""
+    shown = {c for c, mask in zip(annotation.categories, annotation.masks, strict=True) if c and mask.any()}
+    return sorted(shown - {*annotation.unmarked})
 
 
 class CategoryEvaluator(Evaluator):

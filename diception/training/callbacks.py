@@ -17,6 +17,18 @@ from diception.training.checkpoints import checkpoint_path, drop_oldest
 from diception.training.flops import peak_flops, training_flops
 
 
+class SameStep(L.Callback):
+    """The first of the callbacks: what the others do at the start needs all ranks to be at the same step."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """RuntimeError, on all ranks, where they go on from different checkpoints: a file system that lags shows it."""
+        step = trainer.global_step
+        steps = torch.tensor([step, -step], dtype=torch.float64, device=pl_module.device)
+        last, first = (int(value) for value in trainer.strategy.reduce(steps, reduce_op="max").tolist())
+        if last != -first:
+            raise RuntimeError(f"the ranks go on from steps {-first} to {last}: not all see the same folder")
+
+
 class Watch(L.Callback):
     """A bar over the optimizer steps, and lines of the logs: losses, speed, waiting for data, gradient, memory."""
 

@@ -105,6 +105,10 @@ class StreamModule(L.LightningDataModule):
         )
 
 
+GRACE_S = 300
+"""Seconds that a loader lives on after SIGTERM."""
+
+
 def check_batches(config: TrainConfig) -> None:
     """ValueError where a batch cannot be split evenly."""
     if config.batch_size % (config.accumulate * config.devices * config.nodes):
@@ -115,9 +119,12 @@ def check_batches(config: TrainConfig) -> None:
 
 
 def _leave_signals(worker: int) -> None:
-    """A scheduler signals the whole group; the trainer decides when to stop, and its loaders end with it."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    """A scheduler signals the whole group; the trainer decides when to stop, and its loaders end with it.
+
+    One that a dead file system holds would never end: after its grace it is killed.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_S))
 
 
 def open_cache(data: DataConfig) -> ShardCache:
@@ -153,6 +160,8 @@ def open_held_out(data: DataConfig, tasks: dict[str, Task]) -> list[HeldOut]:
         for task in config.tasks:
             name = task if served[task] == 1 else f"{config.name or config.shards}/{task}"
             held_out.append(HeldOut(tasks[task], reader, data.validation_count, data.size, name=name))
+            if not len(held_out[-1]):
+                raise ValueError(f"data.validation: nothing in {config.shards} serves the task {task!r}")
     names = [one.name for one in held_out]
     if len(set(names)) < len(names):
         raise ValueError(f"data.validation: source names repeat: {', '.join(names)}")

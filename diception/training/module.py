@@ -66,13 +66,6 @@ class DiceptionModule(L.LightningModule):
             self.model.transformer.set_attn_processor(self._processors)
             self._processors = {}
 
-    def on_train_start(self) -> None:
-        """RuntimeError, on all ranks, where they go on from different checkpoints: a file system that lags shows it."""
-        steps = torch.tensor([self.global_step, -self.global_step], dtype=torch.float64, device=self.device)
-        last, first = self.trainer.strategy.reduce(steps, reduce_op="max").tolist()
-        if last != -first:
-            raise RuntimeError(f"the ranks go on from steps {-first:.0f} to {last:.0f}: not all see the same folder")
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses, sigmas = self.losses(batch)
         self._keys += batch.keys

@@ -22,7 +22,7 @@ from diception.model.adapters import save_adapter
 from diception.model.checkpoint import is_stable_diffusion, save_model
 from diception.model.diception import Diception
 from diception.training.build import base_model, build_model, build_tasks, check_same_run
-from diception.training.callbacks import Stop, Watch
+from diception.training.callbacks import SameStep, Stop, Watch
 from diception.training.checkpoints import NewestCheckpoints, WholeCheckpointIO, newest_checkpoint, remove_partial
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
 from diception.training.latents import LatentStream
@@ -58,8 +58,7 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | N
     names = sorted({name for source in config.data.sources for name in source.tasks})
     used = {name: tasks[name].measured().as_dict() for name in names}
     model.settings.tasks = list(({entry["name"]: entry for entry in model.settings.tasks} | used).values())
-    other_size = config.data.size != model.settings.resolution
-    write_model(module, config, list(used.values()), {"size": config.data.size} if other_size else None)
+    write_model(module, config, list(used.values()), _sampling(config, model, names))
     return trained_path(config)
 
 
@@ -85,7 +84,8 @@ def fit(
     validation = Validation(held_out, config.sampling, config.validate_every, folder, ema, batch_size)
     checkpoint = newest_checkpoint(folder)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = _trainer(config, folder, [*(c for c in (ema, validation) if c), *callbacks, Watch(config)], checkpoint)
+    watching = [SameStep(), *(c for c in (ema, validation) if c), *callbacks, Watch(config)]
+    trainer = _trainer(config, folder, watching, checkpoint)
     with only_writer(folder) if trainer.is_global_zero else nullcontext():
         if newest_checkpoint(folder) != checkpoint:
             raise ValueError(f"another process has just written to {folder}; the same command goes on from there")
@@ -98,6 +98,18 @@ def fit(
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     _keep_averages(module, ema)
     return module
+
+
+def _sampling(config: TrainConfig, model: Diception, names: Sequence[str]) -> dict[str, Any]:
+    """What tasks that were trained here must be sampled with; a whole model remembers it, an adapter brings it."""
+    own: dict[str, Any] = {}
+    if config.data.size != model.settings.resolution:
+        own["size"] = config.data.size
+    if config.flow.start == "zero":
+        own |= {"start": "zero", "steps": 1, "guidance_scale": config.sampling.guidance_scale}
+    if own and config.adapter is None:
+        model.settings.sampling |= {name: dict(own) for name in names}
+    return own
 
 
 def stopped(module: DiceptionModule) -> bool:
@@ -129,7 +141,7 @@ def write_model(
 ) -> None:
     """Writes the adapter of an adapter run with its tasks and sampling, else the whole model, to `trained_path`.
 
-    An adapter on Stable Diffusion 3 goes with `<run>/base`: Stable Diffusion 3 as a model, with points that were trained.
+    An adapter on Stable Diffusion 3 goes with `<run>/base`, which is Stable Diffusion 3 with points that were trained.
     """
     steps = module.trainer.global_step
     summary = {"steps": steps, "batch_size": config.batch_size, "lr": config.optim.lr, "seed": config.seed}
