@@ -217,9 +217,9 @@ def learn_unet(config: FewShotConfig, seconds: float) -> tuple[float, float]:
     """IoU and seconds of a U-Net on the same augmented pictures, its threshold fitted on the training images, too."""
     task = task_for_kind("mask", config.name)
     train, held = open_folders(config)
-    zoom = config.zoom if config.tile else 0.0
+    zoom, size = config.zoom if config.tile else 0.0, config.size or SIZE
     augment = build_augment(augmentation(config, task))
-    stream = Stream([Source("a", train, 1.0, {task.name: 1.0})], {task.name: task}, SIZE, config.seed, augment)
+    stream = Stream([Source("a", train, 1.0, {task.name: 1.0})], {task.name: task}, size, config.seed, augment)
     torch.manual_seed(config.seed)
     net, end = UNet(), time.perf_counter() + seconds
     optimizer = torch.optim.AdamW(net.parameters(), config.lr, weight_decay=1e-2)
@@ -238,9 +238,9 @@ def learn_unet(config: FewShotConfig, seconds: float) -> tuple[float, float]:
         loss.backward()
         optimizer.step()
     net.eval()
-    task = task.calibrated(paint(net, fitting(HeldOut(task, train, len(train), SIZE, zoom=zoom)), config.turns))
+    task = task.calibrated(paint(net, fitting(HeldOut(task, train, len(train), size, zoom=zoom)), config.turns))
     evaluator = task.evaluator()
-    for rgb, truth in paint(net, HeldOut(task, held, len(held), SIZE, zoom=zoom), config.turns):
+    for rgb, truth in paint(net, HeldOut(task, held, len(held), size, zoom=zoom), config.turns):
         evaluator.update(task.decode(rgb), truth)
     return evaluator.compute()["iou"], seconds
 

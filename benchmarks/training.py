@@ -145,7 +145,8 @@ def plain(arguments: argparse.Namespace, folder: str) -> tuple[list[tuple[float,
     def step(batch: Batch) -> Tensor:
         assert batch.target is not None
         with torch.no_grad():
-            context, pooled = encoder(batch.prompts)
+            with torch.autocast(model.device.type, enabled=False):
+                context, pooled = encoder(batch.prompts)
             image_latents, latents = (model.encode(p) for p in (batch.image, batch.target))
         drawn = draw(batch.seeds, tuple(latents.shape[1:]))
         noise, sigmas = drawn.noise.to(latents.device), drawn.sigmas.to(latents.device)

@@ -25,7 +25,7 @@ Base: {base}. Resolution: {resolution} px. Prompts, weights and settings are in 
 |---|---|---|
 {tasks}
 
-Sampled in {sampling} where nothing else is said.
+{merged}Sampled in {sampling} where nothing else is said.
 
 Training: {training}
 
@@ -36,6 +36,7 @@ prediction = Pipeline.from_pretrained("path/of/this/folder")(image, task="{examp
 prediction.annotation
 ```
 """
+MERGED = "An adapter was merged into the weights; the tasks that it did not learn may have suffered from it.\n\n"
 KEYS = ("task", "protocol", "primary", "higher_is_better", "count", "size", "steps", "guidance_scale", "metrics")
 """What a score of `diception evaluate --out` must have to be shown."""
 
@@ -56,7 +57,7 @@ class Measured:
         if not isinstance(scores, list) or not scores:
             raise ValueError(f"{path} has no scores; `diception evaluate --out` writes them")
         for score in scores:
-            if not isinstance(score, dict) or (missing := [key for key in KEYS if key not in score]):
+            if missing := [key for key in KEYS if not isinstance(score, dict) or key not in score]:
                 raise ValueError(f"{path} has a score without {', '.join(missing)}")
         return cls(str(report.get("data", "")), scores)
 
@@ -88,6 +89,7 @@ def model_card(model: Diception, about: str = "", measured: Sequence[Measured] =
         base=settings.base_model,
         resolution=settings.resolution,
         tasks="\n".join(rows),
+        merged=MERGED if "merged" in settings.training else "",
         sampling=sampled(settings.steps, settings.guidance_scale),
         training=_told(settings.training) or "not recorded",
         example=settings.tasks[0]["name"] if settings.tasks else "depth",

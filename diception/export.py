@@ -146,6 +146,10 @@ def _merge(model: Diception, adapter: Adapters | None) -> None:
         known = {task["name"]: task for task in [*model.settings.tasks, *info.tasks]}
         model.settings.tasks = list(known.values())
         model.settings.sampling |= {task["name"]: dict(info.sampling) for task in info.tasks if info.sampling}
+        names = ", ".join(task["name"] for task in info.tasks)
+        model.settings.training = {"merged": f"the adapter of {names} x {weight:g}", **info.training} | {
+            "before": model.settings.training
+        }
     use_adapters(model, weighed)
     merge_adapter(model)
 

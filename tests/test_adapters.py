@@ -281,3 +281,23 @@ def test_predict_takes_several_and_stacks_them(
     assert main([*asked, "--task", "crack", "--out", str(tmp_path / "out"), "--stack", "1"]) == 2
     assert "--stack has 1 weights, but --adapter names 2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_whose_points_were_trained_with_it_fits_no_others(tmp_path: Path) -> None:
+    task = TASKS["crack"]
+    model, other = make_model(), make_model()
+    add_lora(model, 2)
+    model.points.requires_grad_(True)
+    torch.nn.init.normal_(next(iter(other.points.parameters())))
+    path = save_adapter(model, tmp_path / "points", [task])
+    load_adapter(make_model().to(torch.bfloat16), path)
+    with pytest.raises(ValueError, match="goes with the `base` folder beside it"):
+        load_adapter(other, path)
+    model.points.requires_grad_(False)
+    load_adapter(other, save_adapter(model, tmp_path / "any", [task]))
+
+
+def test_other_libraries_files_overwrite_nothing(base: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds other files"):
+        write_peft(files["crack"], base)
+    assert write_peft(files["crack"], tmp_path / "peft") == write_peft(files["crack"], tmp_path / "peft")

@@ -204,7 +204,11 @@ BAD = {
     ),
     "adapt: truncated image": (f"{ADAPT} --images ROOT/broken --targets ROOT/masks", "broken/3.png"),
     "adapt: truncated image, another split": (f"{ADAPT} --images ROOT/broken --targets ROOT/masks seed=1", "3.png"),
-    "adapt: size": (f"{ADAPT} --images ROOT/images --targets ROOT/masks size=100", "size is 100 x 100"),
+    "adapt: size": (
+        f"{ADAPT} --images ROOT/images --targets ROOT/masks size=100",
+        "size is 100; it must be a multiple of 16",
+    ),
+    "adapt: too large": (f"{ADAPT} --images ROOT/images --targets ROOT/masks size=4096", "positions for at most"),
     "adapt: held out": (f"{ADAPT} --images ROOT/images --targets ROOT/masks --held-out 5", "held_out is 5"),
     "adapt: unknown key": (
         f"{ADAPT} --images ROOT/images --targets ROOT/masks lrr=1",

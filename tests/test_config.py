@@ -60,7 +60,7 @@ def test_a_saved_config_reads_back(tmp_path: Path) -> None:
         ("optm.lr=1", "unknown key optm; did you mean optim"),
         ("optim.lrr=1", "unknown key optim.lrr; did you mean optim.lr"),
         ("steps=many", "steps"),
-        ("data.size=104", "data.size is 104; it must be a multiple of 16"),
+        ("data.size=104", "size is 104; it must be a multiple of 16"),
     ],
 )
 def test_mistakes_are_named(override: str, message: str) -> None:

@@ -19,7 +19,7 @@ from diception.datasets.synthetic import render_scene
 from diception.export import export_directory
 from diception.inference import Pipeline, Prediction
 from diception.model.adapters import save_adapter
-from diception.model.checkpoint import save_model
+from diception.model.checkpoint import load_model, save_model
 from diception.model.lora import adapter_weights, add_lora
 from diception.tasks import known_tasks, task_for_kind
 from diception.training.run import train
@@ -137,6 +137,13 @@ def test_a_refused_export_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_merged_adapter_is_told_of(base: Path, adapter: Path, tmp_path: Path) -> None:
+    out = export_directory(base, tmp_path / "out", {adapter: 0.5})
+    card = (out / "README.md").read_text()
+    assert "x 0.5" in card and "An adapter was merged into the weights" in card
+    assert "merged" in load_model(out).settings.training
+
+
 def test_the_card_says_what_the_model_does(base: Path, adapter: Path, tmp_path: Path) -> None:
     out = export_directory(base, tmp_path / "out", adapter)
     card = (out / "README.md").read_text()
@@ -183,7 +190,12 @@ def test_the_card_shows_what_was_measured(base: Path, scores: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{}", "has no scores"), ('{"scores": [{"task": "depth"}]}', "a score without protocol"), ("[", "JSON")],
+    [
+        ("{}", "has no scores"),
+        ('{"scores": [{"task": "depth"}]}', "a score without protocol"),
+        ('{"scores": [1]}', "a score without task"),
+        ("[", "JSON"),
+    ],
 )
 def test_a_report_that_is_none_is_refused(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(content)

@@ -11,8 +11,9 @@ from PIL import Image
 
 from diception.annotations import BinaryMask, DepthMap, Keypoints, LabelMap, NormalMap, RGBImage
 from diception.datasets.folder import PairedFolder
+from diception.datasets.images import read_image
 from diception.datasets.sample import CorruptSample
-from diception.datasets.targets import TargetOptions
+from diception.datasets.targets import TARGETS, TargetOptions
 
 NUCLEI = Path(__file__).parent.parent / ".." / "shared" / "data" / "nuclei"
 SIZE = (12, 16)
@@ -223,3 +224,19 @@ def test_copies_of_an_image_are_left_out_and_told(tmp_path: Path) -> None:
     folder = PairedFolder(tmp_path / "images", tmp_path / "targets", "mask").without_copies()
     assert [image.stem for image, _ in folder.pairs] == ["a", "b", "c"]
     assert "3 pairs" in folder.table() and "b copy.png (has the bytes of another, b.png)" in folder.table()
+
+
+def test_void_needs_no_name(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1], [255, 0]], np.uint8)).save(tmp_path / "a.png")
+    options = TargetOptions(labels=("background", "crack"))
+    found = TARGETS["labels"].load(tmp_path / "a.png", (2, 2), options)
+    assert np.array_equal(found.to_array(), [[0, 1], [255, 0]])
+    Image.fromarray(np.array([[0, 2], [255, 0]], np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="label 2 has no name"):
+        TARGETS["labels"].load(tmp_path / "a.png", (2, 2), options)
+
+
+def test_a_16_bit_picture_that_nobody_scaled_is_warned_of(tmp_path: Path) -> None:
+    Image.fromarray(np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)).save(tmp_path / "a.tif")
+    with pytest.warns(UserWarning, match="nearly black"):
+        read_image(tmp_path / "a.tif")

@@ -13,10 +13,11 @@ from small import generator, make_model
 
 from diception.annotations import KINDS, DepthMap, NormalMap, load
 from diception.config import SamplingConfig
-from diception.datasets.sample import MemoryReader, collate
+from diception.datasets.sample import MemoryReader, Sample, collate
 from diception.datasets.synthetic import render_scene
+from diception.datasets.transforms import square
 from diception.evaluation import HeldOut
-from diception.inference import Pipeline, Prediction, Request, generate, to_array, to_uint8
+from diception.inference import Pipeline, Prediction, Request, generate, make_batch, to_array, to_uint8
 from diception.sampler import sample_euler, sigma_schedule
 from diception.tasks import known_tasks
 
@@ -299,3 +300,28 @@ def test_a_missing_model_is_refused(tmp_path: Path) -> None:
         Pipeline.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="not a model directory"):
         Pipeline.from_pretrained(tmp_path)
+
+
+def test_a_picture_is_shown_as_training_shows_it_or_as_the_released_code_does(pipeline: Pipeline) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (100, 70, 3), dtype=np.uint8)
+    question = pipeline.check("depth", None, None, 0)
+    own, released = (make_batch([picture], [question], (64, 64), lanczos).image for lanczos in (False, True))
+    shown = square(Sample("a", picture), 64).image.transpose(2, 0, 1) / np.float32(255)
+    assert torch.equal(own[0], torch.from_numpy(shown))
+    expected = np.asarray(Image.fromarray(picture).resize((64, 64), Image.Resampling.LANCZOS))
+    assert torch.equal(released[0], torch.from_numpy(expected.transpose(2, 0, 1) / np.float32(255)))
+
+
+def test_points_may_be_an_array(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:
+    points = np.array([[0.5, 0.3]])
+    one, other = (pipeline(image, task="point_segmentation", points=p, steps=1) for p in (points, points.tolist()))
+    assert isinstance(one, Prediction) and isinstance(other, Prediction) and torch.equal(one.rgb, other.rgb)
+    with pytest.raises(ValueError, match="takes no points, but 1 were given"):
+        pipeline(image, task="depth", points=points)
+
+
+def test_a_picture_too_large_to_be_tiled_is_told_of_and_left_out(pipeline: Pipeline, image: NDArray[np.uint8]) -> None:
+    told: list[int] = []
+    requests = [Request(np.zeros((1, 40_000, 3), np.uint8), "foreground"), Request(image, "foreground")]
+    answers = pipeline.answer(requests, steps=1, tile=True, unreadable=lambda index, _: told.append(index))
+    assert [index for index, _ in answers] == [1] and told == [0]

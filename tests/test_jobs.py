@@ -15,8 +15,9 @@ from small import make_model
 
 from diception.annotations import encode_rle
 from diception.cli import main
-from diception.inference import Pipeline
-from diception.jobs import read_jobs
+from diception.cli.answer_log import AnswerLog
+from diception.inference import Pipeline, Request
+from diception.jobs import Job, read_jobs
 from diception.tasks import known_tasks
 
 
@@ -181,3 +182,35 @@ def test_a_real_target_gives_points_inside_its_regions(pipeline: Pipeline, tmp_p
     entry = {"input": image, "caption": "[[image2segmentation]]", "target": {"path": target}}
     jobs = read_jobs(write(tmp_path, [entry]), folder, pipeline, every_region=True)
     assert len(jobs) == len(json.loads((folder / target).read_bytes())["annotations"])
+
+
+def test_names_and_files_that_are_odd_are_answered_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    names = [b"caf\xe9.png", b"tab\t.png", "line\u2028.png".encode()]
+    images = [os.fsdecode(os.fsencode(str(tmp_path)) + b"/" + name) for name in names]
+    for image in images:
+        Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(image)
+    command = ["predict", "--model", "tiny", "--task", "depth", "--image", *images, "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert main([*command, "--resume"]) == 0
+    assert "0 predictions" in capsys.readouterr().out
+    (tmp_path / "out" / "tab\t.depth.depth.npy").unlink()
+    assert main([*command, "--resume"]) == 0
+    assert "1 predictions" in capsys.readouterr().out
+
+
+def test_what_is_being_overwritten_is_no_answer(tmp_path: Path) -> None:
+    job = Job("a.depth", Request("a.png", "depth"))
+    log = AnswerLog(tmp_path, {"steps": 1})
+    log.add(job, [])
+    assert AnswerLog(tmp_path, {"steps": 1}).holds(job)
+    AnswerLog(tmp_path, {"steps": 1}).forget([job])
+    assert not AnswerLog(tmp_path, {"steps": 1}).holds(job)
+
+
+def test_answers_that_would_share_a_file_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    images = [str(tmp_path / name) for name in ("photo.png", "photo.normal.png")]
+    for image in images:
+        Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(image)
+    command = ["predict", "--model", "tiny", "--task", "normal", "--image", *images, "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "would replace each other" in capsys.readouterr().err and not (tmp_path / "out").exists()

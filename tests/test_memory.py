@@ -15,11 +15,11 @@ from diception.cli import main
 from diception.inference import Pipeline, Prediction
 from diception.model.adapters import save_adapter
 from diception.model.autoencoder import Autoencoder, PatchAutoencoder
-from diception.model.checkpoint import save_model
+from diception.model.checkpoint import load_model, save_model
 from diception.model.diception import Diception
 from diception.model.lora import adapter_weights, add_lora, merge_adapter
 from diception.model.memory import is_quantized, prepare
-from diception.tasks import get_task
+from diception.tasks import get_task, task_for_kind
 
 
 @pytest.fixture
@@ -138,3 +138,12 @@ def test_what_is_no_device_is_refused(capsys: pytest.CaptureFixture) -> None:
 def test_a_device_that_is_not_there_is_named(capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", "--model", "tiny", "--device", "cuda"]) == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_an_adapter_may_come_after_the_quantisation(folder: Path, image: NDArray[np.uint8], tmp_path: Path) -> None:
+    trained = load_model(folder)
+    add_lora(trained, 2)
+    path = save_adapter(trained, tmp_path / "adapter", [task_for_kind("mask", "moss").as_dict()])
+    pipeline = Pipeline.from_pretrained(folder, quantize="int8")
+    pipeline.load_adapter(path)
+    assert "moss" in pipeline.tasks

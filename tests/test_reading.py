@@ -13,7 +13,7 @@ from PIL import Image
 
 from diception.annotations import InstanceMasks, Keypoints, NormalMap, RGBImage, encode_rle, nearest
 from diception.annotations.runs import read_runs
-from diception.datasets.images import image_size, read_file, read_image, read_reduced
+from diception.datasets.images import image_size, read_file, read_image, read_reduced, resample
 from diception.datasets.sample import (
     CorruptSample,
     Example,
@@ -24,7 +24,7 @@ from diception.datasets.sample import (
 )
 from diception.datasets.sample import read_reduced as read_sample
 from diception.datasets.shards import ShardReader
-from diception.datasets.transforms import Augment, crop, hflip, resample, square
+from diception.datasets.transforms import Augment, crop, hflip, square
 from diception.datasets.writer import ShardWriter, write_samples
 from diception.tasks import known_tasks
 

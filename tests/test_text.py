@@ -135,3 +135,18 @@ def test_a_device_keeps_the_prompts_that_were_asked_for_last() -> None:
     assert len(bank._moved) == MOVED and ("always", *where) in bank._moved
     many = [f"word{number}" for number in range(2 * MOVED)]
     assert torch.equal(bank.lookup(many, *where)[0], bank[many][0])
+
+
+def test_many_prompts_are_encoded_a_few_at_a_time() -> None:
+    sizes: list[int] = []
+
+    class Counting(WordHashEncoder):
+        def __call__(self, prompts):  # noqa: ANN001, ANN204
+            sizes.append(len(prompts))
+            return super().__call__(prompts)
+
+    many = [f"word{number}" for number in range(100)]
+    bank, whole = PromptBank(Counting(4, 2)), WordHashEncoder(4, 2)(many)
+    bank.add(many)
+    assert max(sizes) <= 16 and sum(sizes) == 100
+    assert all(torch.equal(one, other) for one, other in zip(bank[many], whole, strict=True))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diception.cli.answer_log import AnswerLog, check_names, plain, stamp
 from diception.cli.model_options import add_model_options, load_pipeline
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ def run(arguments: argparse.Namespace) -> None:
         jobs = read_jobs(arguments.batch, arguments.data_root, pipeline, arguments.seed, every)
     else:
         jobs = _jobs(pipeline, arguments)
+    check_names([job.name for job in jobs])
     record = AnswerLog(arguments.out, _options(arguments))
     waiting = [job for job in jobs if not (arguments.resume and record.holds(job))]
+    record.forget(waiting)
     broken: list[str] = []
     answers = pipeline.answer(
         [job.request for job in waiting],
@@ -77,8 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         unreadable=lambda index, error: broken.append(f"{waiting[index].name}: {error}"),
     )
     for index, prediction in tqdm(answers, total=len(waiting), unit="prediction", delay=1):
-        prediction.save(arguments.out / waiting[index].name, arguments.save_npy)
-        record.add(waiting[index])
+        record.add(waiting[index], prediction.save(arguments.out / waiting[index].name, arguments.save_npy))
     made = len(waiting) - len(broken)
     print(f"{made} predictions in {arguments.out}" + f", {len(jobs) - len(waiting)} kept" * arguments.resume)
     if broken:
@@ -90,45 +91,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("model", "adapter", "stack", "autoencoder", "quantize", "dtype")
     names += ("steps", "guidance_scale", "size", "keep_aspect", "tile", "turns", "save_npy")
     files = [arguments.model, *(arguments.adapter or []), *([arguments.autoencoder] if arguments.autoencoder else [])]
-    return {name: _plain(getattr(arguments, name)) for name in names} | {"files": [_stamp(Path(one)) for one in files]}
-
-
-def _stamp(path: Path) -> list[list[int]]:
-    """Sizes and times of a file, or of the weights and settings in a folder: they change when it does."""
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".json"))
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in found]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-class AnswerLog:
-    """The questions whose answers a folder holds, a line each, so that an interrupted command can go on."""
-
-    def __init__(self, folder: Path, options: dict[str, Any]):
-        self.path, self.options = folder / "answers.jsonl", options
-        text = self.path.read_text() if self.path.exists() else ""
-        lines, self.cut = text.splitlines(), text != "" and not text.endswith("\n")
-        self.held = dict(line.split("\t", 1) for line in lines if line.count("\t") == 1)
-
-    def holds(self, job: Job) -> bool:
-        """Whether the same question was answered with the same options, last of all under this name, and is there."""
-        files = [self.path.with_name(f"{job.name}.{end}") for end in ("png", "rgb.png")]
-        return self.held.get(job.name) == self._question(job) and all(file.is_file() for file in files)
-
-    def add(self, job: Job) -> None:
-        """Called when all files of the answer are written."""
-        with self.path.open("a") as file:
-            file.write("\n" * self.cut + f"{job.name}\t{self._question(job)}\n")
-        self.cut = False
-
-    def _question(self, job: Job) -> str:
-        question = {name: _plain(value) for name, value in vars(job.request).items()}
-        question["stamp"] = _stamp(job.request.image) if isinstance(job.request.image, Path) else []
-        return json.dumps(question | self.options, sort_keys=True)
+    return {name: plain(getattr(arguments, name)) for name in names} | {"files": [stamp(Path(one)) for one in files]}
 
 
 def parse_points(text: str) -> list[tuple[float, float]]:

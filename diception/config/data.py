@@ -67,7 +67,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.size < 0 or self.size % 16:
-            raise ValueError(f"data.size is {self.size}; it must be a multiple of 16, or 0: the model's resolution")
+            raise ValueError(f"size is {self.size}; it must be a multiple of 16, or 0: the model's resolution")
         if self.latents < 0:
             raise ValueError(f"data.latents is {self.latents}; it must be 0 or more")
         if self.latents_folder and not self.latents:

@@ -25,6 +25,7 @@ from diception.annotations.masks import MAX_VALUES
 from diception.datasets.images import IMAGE_SUFFIXES, open_image, read_image
 from diception.datasets.sources.arrays import read_array, read_vectors, unit_normals
 from diception.datasets.sources.coco import keypoints_from_coco
+from diception.tasks.label_map import VOID
 
 Size = tuple[int, int]
 MAX_INSTANCES = 4096
@@ -121,8 +122,9 @@ def _load_instances(path: Path, size: Size, options: TargetOptions) -> Annotatio
 
 def _load_labels(path: Path, size: Size, options: TargetOptions) -> Annotation:
     values = _whole_numbers(path, "a label map")
-    if values.size and options.labels and int(values.max()) >= len(options.labels):
-        raise ValueError(f"label {int(values.max())} has no name, {len(options.labels)} are given: {options.labels}")
+    largest = int(values.max(initial=0, where=values != VOID))
+    if options.labels and largest >= len(options.labels):
+        raise ValueError(f"label {largest} has no name, {len(options.labels)} are given: {options.labels}")
     return LabelMap(values.astype(np.int32), options.labels)
 
 

@@ -9,13 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from diception.datasets.images import own_size
+from diception.datasets.images import own_size, resample
 from diception.datasets.sample import Reduced, Sample
 
 WHOLE = 1 << 30
 """Pixels a side that no image has: it is decoded as it is stored."""
-MUCH = 1.5
-"""An axis that shrinks less is read between two pixels, which misses none and takes a fraction of the time."""
 
 
 def resize(sample: Sample, height: int, width: int) -> Sample:
@@ -27,19 +25,6 @@ def resize(sample: Sample, height: int, width: int) -> Sample:
     image = sample.image if sample.reduced is None else cut(sample.image, sample.reduced.box, height, width)
     image = resample(image, height, width)
     return Sample(sample.key, image, {kind: a.resize(height, width) for kind, a in sample.annotations.items()})
-
-
-def resample(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """(H, W, 3) to (height, width, 3): bilinear; an axis that shrinks much by the mean of what a pixel covers."""
-    rows, columns = image.shape[:2]
-    smaller = (
-        width if columns > MUCH * width else columns,
-        height if rows > MUCH * height else rows,
-    )
-    for size, method in ((smaller, cv2.INTER_AREA), ((width, height), cv2.INTER_LINEAR)):
-        if image.shape[1::-1] != size:
-            image = np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
-    return image
 
 
 def cut(image: NDArray[np.uint8], box: tuple[float, float, float, float], height: int, width: int) -> NDArray[np.uint8]:

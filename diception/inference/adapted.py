@@ -75,6 +75,11 @@ class LoadedAdapters:
         given = {"steps": steps, "guidance_scale": guidance_scale}
         return SamplingConfig(**(own | {name: value for name, value in given.items() if value is not None}))
 
+    def lanczos(self, task: Task) -> bool:
+        """Whether images are squashed as the released code does: not for what was learned here, from other pictures."""
+        settings = self.model.settings
+        return settings.lanczos and self._learned(task) is None and task.name not in settings.sampling
+
     def _learned(self, task: Task) -> AdapterInfo | None:
         """The adapter that was last loaded with this task."""
         learned = [info for info in self.infos.values() if any(entry["name"] == task.name for entry in info.tasks)]

@@ -50,6 +50,8 @@ class Way:
     """The size at which an image is worked on."""
     sampling: SamplingConfig
     adapters: Weights
+    lanczos: bool = False
+    """How images are squashed, see `ModelSettings`."""
 
 
 class Pipeline:
@@ -249,7 +251,8 @@ class Pipeline:
             sampling = self.adapters.sampling(question.task, steps, guidance_scale, tile, turns)
             tiled, zoom = sampling.window > 0, sampling.zoom
             working = working_size(sampling.window or sampling.size or resolution, size, keep_aspect, tiled, zoom)
-            ways.append(Way(working, sampling, self.adapters.weights(question.task)))
+            lanczos = self.adapters.lanczos(question.task)
+            ways.append(Way(working, sampling, self.adapters.weights(question.task), lanczos))
         return self._answers(requests, checked, ways, noise, batch_size, progress, unreadable)
 
     def _answers(
@@ -270,12 +273,13 @@ class Pipeline:
         for index, request in enumerate(requests):
             try:
                 picture = to_array(request.image)
+                working = ways[index].working_of(picture.shape[:2])
             except ValueError as error:
                 if unreadable is None:
                     raise
                 unreadable(index, error)
                 continue
-            alike = (ways[index].working_of(picture.shape[:2]), ways[index])
+            alike = (working, ways[index])
             waiting.setdefault(alike, []).append((index, picture))
             full = sum(map(len, waiting.values())) == MAX_WAITING * at_a_time
             alike = max(waiting, key=lambda key: len(waiting[key])) if full else alike
@@ -294,7 +298,7 @@ class Pipeline:
         progress: Callable[[Iterable], Iterable],
     ) -> Iterator[tuple[int, Prediction]]:
         asked = [checked[index] for index, _ in group]
-        batch = make_batch([picture for _, picture in group], asked, size).to(self.model.device)
+        batch = make_batch([picture for _, picture in group], asked, size, way.lanczos).to(self.model.device)
         start = None if noise is None else self._noise(noise, [index for index, _ in group], len(checked), size)
         self.adapters.activate(way.adapters)
         painted = generate(self.model, batch, way.sampling, start, progress)

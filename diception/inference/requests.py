@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from diception.datasets.images import MULTIPLE, own_size, read_image, to_rgb
+from diception.datasets.images import MULTIPLE, own_size, read_image, resample, to_rgb
 from diception.datasets.sample import Batch
 from diception.inference.prediction import to_uint8
 from diception.tasks import Task
@@ -79,10 +79,15 @@ def working_size(
     return lambda image: fixed
 
 
-def make_batch(pictures: Sequence[NDArray[np.uint8]], requests: Sequence[Checked], size: Size) -> Batch:
-    """The model's input from images (H, W, 3), squashed to `size` (h, w) as the released code does, and questions."""
-    squashed = [Image.fromarray(p).resize((size[1], size[0]), Image.Resampling.LANCZOS) for p in pictures]
-    stacked = np.stack([np.asarray(picture) for picture in squashed]).transpose(0, 3, 1, 2)
+def make_batch(
+    pictures: Sequence[NDArray[np.uint8]], requests: Sequence[Checked], size: Size, lanczos: bool = False
+) -> Batch:
+    """The model's input from images (H, W, 3) and questions.
+
+    Images are squashed to `size` (h, w) as in training, or, with `lanczos`, as the released code does.
+    """
+    squashed = [_lanczos(picture, size) if lanczos else resample(picture, *size) for picture in pictures]
+    stacked = np.stack(squashed).transpose(0, 3, 1, 2)
     slots = torch.zeros(len(requests), MAX_POINTS, 2)
     used = torch.zeros(len(requests), MAX_POINTS, dtype=torch.bool)
     for row, request in enumerate(requests):
@@ -100,6 +105,10 @@ def make_batch(pictures: Sequence[NDArray[np.uint8]], requests: Sequence[Checked
         seeds=torch.tensor([request.seed for request in requests], dtype=torch.int64),
         truths=[],
     )
+
+
+def _lanczos(picture: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.LANCZOS))
 
 
 def to_array(image: ImageInput) -> NDArray[np.uint8]:
@@ -122,13 +131,14 @@ def to_array(image: ImageInput) -> NDArray[np.uint8]:
 
 def check_points(task: Task, points: Sequence[tuple[float, float]] | None) -> NDArray[np.float32]:
     """(n, 2) array of the points, with n = 0 for tasks that take none; a ValueError says what is wrong with them."""
+    count = 0 if points is None else len(points)
     if not task.takes_points:
-        if points:
-            raise ValueError(f"task {task.name!r} takes no points, but {len(points)} were given")
+        if count:
+            raise ValueError(f"task {task.name!r} takes no points, but {count} were given")
         return np.zeros((0, 2), np.float32)
-    if not points or len(points) > MAX_POINTS:
-        raise ValueError(f"task {task.name!r} needs 1 to {MAX_POINTS} points, but {len(points or [])} were given")
+    if points is None or not 0 < count <= MAX_POINTS:
+        raise ValueError(f"task {task.name!r} needs 1 to {MAX_POINTS} points, but {count} were given")
     array = np.asarray(points, np.float32)
-    if array.shape != (len(points), 2) or not ((array >= 0) & (array <= 1)).all():
+    if array.shape != (count, 2) or not ((array >= 0) & (array <= 1)).all():
         raise ValueError(f"points {list(points)} are out of range; each is (x, y) in [0, 1]")
     return array

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diception.model.diception import Diception
+from diception.model.hashing import weights_hash
 from diception.model.lora import (
     NAME,
     active_adapters,
@@ -31,6 +32,9 @@ KEY = "diception_adapter"
 """The one entry of the file's metadata, JSON: several entries would be written in random order."""
 PROMPTS = ("prompts.context", "prompts.pooled")
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+PEFT_FILES = (DIFFUSERS_FILE, "adapter_model.safetensors", "adapter_config.json")
+ABOUT = "diception_adapter.json"
+"""Beside these, what the adapter says of itself."""
 
 
 @dataclass
@@ -49,6 +53,8 @@ class AdapterInfo:
     """Prompts whose embeddings are in the file."""
     base_hash: str
     """Hash of the transformer that it was trained on."""
+    points_hash: str = ""
+    """Hash of the points that were trained with it, as on Stable Diffusion 3 itself; empty: any model's."""
     sampling: dict[str, Any] = field(default_factory=dict)
     """Fields of a `SamplingConfig` that serve it best; what is not named is the model's."""
     share: float = 0.0
@@ -96,6 +102,7 @@ def save_adapter(
         "training": training or {},
         "prompts": list(prompts),
         "base_hash": base_hash(model),
+        "points_hash": weights_hash(model.points.state_dict()) if _trains_points(model) else "",
         "sampling": sampling or {},
         "share": adapter_share(model, name),
     }
@@ -120,6 +127,8 @@ def load_adapter(model: Diception, path: str | Path, name: str = NAME) -> Adapte
     info, found = read_info(path), base_hash(model)
     if info.base_hash != found:
         raise ValueError(f"{path} was made for the base {info.base_hash}, this model's transformer is {found}")
+    if info.points_hash not in ("", weights_hash(model.points.state_dict())):
+        raise ValueError(f"{path} goes with the `base` folder beside it, whose points were trained with it")
     tensors, before = load_file(_file(path)), active_adapters(model)
     share = add_lora(model, info.rank, info.alpha, info.targets, name=name)
     own = adapter_weights(model, name)
@@ -162,7 +171,7 @@ def read_info(path: str | Path) -> AdapterInfo:
     if "task" in metadata:  # files of before an adapter could hold several
         metadata["tasks"] = [metadata.pop("task")]
     known = {f.name for f in fields(AdapterInfo)}
-    needed = known - {"sampling", "share", "name"}
+    needed = known - {"sampling", "share", "name", "points_hash"}
     if wrong := sorted((needed - metadata.keys()) | (metadata.keys() - known)):
         raise ValueError(f"{file}: its metadata lacks or should not have {', '.join(wrong)}")
     return AdapterInfo(**metadata)
@@ -194,13 +203,19 @@ def write_peft(path: str | Path, out: str | Path) -> list[Path]:
         "inference_mode": True,
     }
     out = Path(out)
+    if out.exists() and any(file.name not in (*PEFT_FILES, ABOUT) for file in out.iterdir()):
+        raise ValueError(f"{out} holds other files; choose an empty or a new folder")
     out.mkdir(parents=True, exist_ok=True)
     diffusers, peft = out / DIFFUSERS_FILE, out / "adapter_model.safetensors"
     write_tensors({f"transformer.{name}": tensor for name, tensor in matrices.items()}, diffusers, {"format": "pt"})
     write_tensors({f"base_model.model.{name}": tensor for name, tensor in matrices.items()}, peft, {"format": "pt"})
     write_json(out / "adapter_config.json", config)
-    write_json(out / "diception.json", {k: v for k, v in asdict(info).items() if k not in ("share", "name")})
-    return [diffusers, peft, out / "adapter_config.json", out / "diception.json"]
+    write_json(out / ABOUT, {k: v for k, v in asdict(info).items() if k not in ("share", "name")})
+    return [diffusers, peft, out / "adapter_config.json", out / ABOUT]
+
+
+def _trains_points(model: Diception) -> bool:
+    return any(parameter.requires_grad for parameter in model.points.parameters())
 
 
 def _targets(weights: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from diception.model.weights import TINY, atomic_directory, load_module, read_js
 SETTINGS = "diception.json"
 FORMAT = 1
 TEXT_FOLDERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
+SD3_LICENCE = "other: under the licence of Stable Diffusion 3"
 SD3_LENGTH = 77 + 256
 """Tokens of the context, from CLIP and T5, where no bank says it."""
 
@@ -139,7 +140,7 @@ def from_stable_diffusion(
     points.initialize(generator)
     autoencoder = Autoencoder.from_pretrained(root / "vae")
     bank = PromptBank(load_encoder=text_encoder_loader(root, device, dtype))
-    settings = ModelSettings(base_model=root.name)
+    settings = ModelSettings(base_model=root.name, licence=SD3_LICENCE)
     return Diception(transformer, points, autoencoder, bank, settings).to(device=device, dtype=dtype).eval()
 
 

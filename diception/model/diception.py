@@ -39,6 +39,8 @@ class ModelSettings:
     """Denoising steps that serve it best, for whoever does not say."""
     guidance_scale: float = 2.0
     """The same for the guidance scale."""
+    lanczos: bool = False
+    """Whether images are squashed with Lanczos' kernel, as the released code does, not as they are in training here."""
     sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Tasks that are sampled in another way, by name: fields of `SamplingConfig`, as their adapters brought them."""
 
@@ -112,6 +114,12 @@ class Diception(nn.Module):
     def device(self) -> torch.device:
         """Where the transformer is."""
         return self.points.seg_embedding.device
+
+    @property
+    def largest(self) -> int:
+        """Pixels a side at most: the transformer's positions reach so far."""
+        config = self.transformer.config
+        return config["pos_embed_max_size"] * config["patch_size"] * self.autoencoder.factor
 
     @property
     def dtype(self) -> torch.dtype:

@@ -11,6 +11,7 @@ from diffusers.hooks.group_offloading import apply_group_offloading
 from torch import nn
 
 from diception.model.diception import Diception
+from diception.model.lora import base_hash
 
 QUANTIZATIONS = ("int8", "nf4")
 ADAPTER_PARTS = ("lora_A", "lora_B")
@@ -57,6 +58,8 @@ def quantize_blocks(model: Diception, kind: str, device: str | torch.device) -> 
     if kind not in QUANTIZATIONS:
         raise ValueError(f"quantize is {kind!r}; allowed: {', '.join(QUANTIZATIONS)}")
     library = bitsandbytes()
+    if model.quantized_base is None:
+        model.quantized_base = base_hash(model)  # adapters that come later were made for the plain weights
     blocks = model.transformer.transformer_blocks
     linear = {name: m for name, m in blocks.named_modules() if isinstance(m, nn.Linear)}
     for name, module in linear.items():
@@ -101,3 +104,5 @@ def _offload(model: Diception, device: torch.device) -> None:
     for autoencoder in filter(None, (model.autoencoder, model.decoder)):
         # Its methods are `encode` and `decode`, and hooks see calls only: they sit on the layers.
         apply_group_offloading(autoencoder.vae, device, offload_type="leaf_level", use_stream=streams)
+        for name, buffer in autoencoder.vae.named_buffers(recurse=False):
+            setattr(autoencoder.vae, name, buffer.to(device))

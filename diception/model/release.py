@@ -68,7 +68,7 @@ def from_release(
     transformer.load_state_dict({name: values[f"transformer.{name}"] for name in transformer.state_dict()}, assign=True)
     points.load_state_dict(parts, assign=True)
     bank = PromptBank(load_encoder=text_encoder_loader(root, device, dtype))
-    settings = ModelSettings(licence=LICENCE, base_model=f"{root.name}, {Path(release).name}")
+    settings = ModelSettings(licence=LICENCE, base_model=f"{root.name}, {Path(release).name}", lanczos=True)
     autoencoder = Autoencoder.from_pretrained(root / "vae")
     return Diception(transformer, points, autoencoder, bank, settings).eval()
 

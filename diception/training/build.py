@@ -23,7 +23,7 @@ MAY_CHANGE = (
     *("run", "out", "steps", "devices", "nodes", "log_every", "validate_every", "checkpoint_every"),
     *("keep_checkpoints", "max_minutes", "workers", "data.workers", "data.validation", "data.validation_count"),
     *("data.cache", "data.cache_gb", "data.max_corrupt", "optim.max_skipped", "strategy", "accumulate", "loggers"),
-    *("data.latents_folder", "model.gradient_checkpointing", "model.compile"),
+    *("data.latents_folder", "model.gradient_checkpointing", "model.compile", "gradient_checkpointing", "compile"),
 )
 """Keys that a resumed run may give anew; with any other it would be another run. More steps stretch a cosine."""
 
@@ -90,6 +90,9 @@ def build_model(config: TrainConfig) -> Diception:
     if config.model.base_precision == "bf16":
         for parameter in [p for p in model.transformer.parameters() if not p.requires_grad]:
             parameter.data = parameter.data.bfloat16()
+    side = config.data.size or model.settings.resolution
+    if side > model.largest:
+        raise ValueError(f"size is {side}; the model has positions for at most {model.largest} pixels a side")
     if config.model.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
         model.transformer.checkpoint_every = config.model.gradient_checkpointing

@@ -154,6 +154,7 @@ def write_model(
     else:
         if before:
             summary["before"] = before
+        module.model.settings.lanczos = False
         save_model(module.model, target)
 
 

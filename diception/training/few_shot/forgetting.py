@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from diception.config import FewShotConfig, SamplingConfig
+from diception.config import FewShotConfig
 from diception.datasets.sample import Reader
 from diception.datasets.shards import ShardReader
 from diception.datasets.synthetic import held_out_scenes
 from diception.evaluation import HeldOut, Score, evaluate
+from diception.inference.adapted import LoadedAdapters
 from diception.model.diception import Diception
 from diception.model.lora import use_adapters
 from diception.tasks import task_from_dict
@@ -43,11 +44,13 @@ class Forgetting:
 
     def __init__(self, model: Diception, config: FewShotConfig, size: int, progress: Progress):
         """Measures now, without an adapter that counts; with `config.forgetting` 0 there is nothing to measure."""
-        self.sampling = SamplingConfig(model.settings.steps, model.settings.guidance_scale)
+        own = LoadedAdapters(model)
+        self.ways = {entry["name"]: own.sampling(task_from_dict(entry)) for entry in model.settings.tasks}
+        """How each of the model's tasks is sampled."""
         self.asked = _asked(model, config, size, progress) if config.forgetting else []
         self.progress = progress if self.asked else iter  # no bar over nothing
         self.before = self._scores(model)
-        self.painted = paintings(model, self.asked, self.sampling, BIT_EQUAL)
+        self.painted = self._paintings(model)
 
     def after(self, model: Diception, adapter: str | None) -> list[Forgotten]:
         """Measures again; `adapter` None: the model itself was trained, and nothing can be switched off."""
@@ -56,7 +59,7 @@ class Forgetting:
         if adapter is not None and self.asked:
             use_adapters(model, {})
             off = [score.value for score in self._scores(model)]
-            equal = paintings(model, self.asked, self.sampling, BIT_EQUAL) == self.painted
+            equal = self._paintings(model) == self.painted
             use_adapters(model, {adapter: 1.0})
         return [
             Forgotten(b.task, b.primary, b.higher_is_better, b.value, a.value, o, equal)
@@ -64,7 +67,11 @@ class Forgetting:
         ]
 
     def _scores(self, model: Diception) -> list[Score]:
-        return [evaluate(model, one, self.sampling) for one in self.progress(self.asked)]
+        return [evaluate(model, one, self.ways[one.task.name]) for one in self.progress(self.asked)]
+
+    def _paintings(self, model: Diception) -> list[bytes]:
+        """Of every task a few, as bytes."""
+        return [p for one in self.asked for p in paintings(model, [one], self.ways[one.task.name], BIT_EQUAL)]
 
 
 def _asked(model: Diception, config: FewShotConfig, size: int, progress: Progress) -> list[HeldOut]:
