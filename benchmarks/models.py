@@ -11,9 +11,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from diception.model.autoencoder import Autoencoder
+from diception.model.bank import PromptBank
 from diception.model.diception import Diception, ModelSettings
 from diception.model.points import PointEmbedder
-from diception.model.text import PromptBank
 from diception.model.text_encoders import StableDiffusion3Encoder
 from diception.model.transformer import DiceptionTransformer
 from diception.tasks import get_task

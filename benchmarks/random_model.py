@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from models import MODELS, build_model
 
+from diception.model.bank import PromptBank
 from diception.model.checkpoint import save_model
-from diception.model.text import PromptBank
 
 TOKENS = 333
 """Of a prompt's context: 77 of the two CLIPs, 256 of T5."""

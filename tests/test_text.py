@@ -11,7 +11,8 @@ from golden.weights import write_stable_diffusion
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from diception.model.text import MOVED, TOKEN, PromptBank, WordHashEncoder
+from diception.model.bank import MOVED, PromptBank
+from diception.model.text import TOKEN, WordHashEncoder
 from diception.model.text_encoders import StableDiffusion3Encoder
 
 # The vector of `depth`; were it to change, every stored small model would stop understanding new prompts.

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from diception.config import AdapterConfig, ModelConfig, OptimConfig, TaskConfig, TrainConfig
 from diception.export import export_directory
+from diception.model.bank import PromptBank
 from diception.model.checkpoint import load_model
 from diception.model.diception import Diception
-from diception.model.text import PromptBank, WordHashEncoder
+from diception.model.text import WordHashEncoder
 from diception.training import prompts
 from diception.training.build import build_model, build_tasks
 from diception.training.checkpoints import best_loss

@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     import torch
 
+    from diception.model.bank import PromptBank
     from diception.model.checkpoint import text_encoder_loader
-    from diception.model.text import PromptBank
     from diception.model.weights import TINY
 
     root = TINY if str(arguments.model) == "tiny" else arguments.model

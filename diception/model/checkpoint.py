@@ -13,10 +13,11 @@ import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from diception.model.autoencoder import Autoencoder
+from diception.model.bank import PromptBank
 from diception.model.diception import Diception, ModelSettings
 from diception.model.memory import is_quantized
 from diception.model.points import PointEmbedder
-from diception.model.text import PromptBank, TextEncoder
+from diception.model.text import TextEncoder
 from diception.model.transformer import DiceptionTransformer
 from diception.model.weights import TINY, atomic_directory, load_module, read_json, save_module, write_json
 

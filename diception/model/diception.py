@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from diception.model.autoencoder import Autoencoder
+from diception.model.bank import PromptBank
 from diception.model.points import PointEmbedder
-from diception.model.text import PromptBank, WordHashEncoder
+from diception.model.text import WordHashEncoder
 from diception.model.transformer import DiceptionTransformer, init_small
 
 TIMESTEPS = 1000

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from diception.model.autoencoder import Autoencoder
+from diception.model.bank import PromptBank
 from diception.model.checkpoint import is_stable_diffusion, text_encoder_loader
 from diception.model.diception import Diception, ModelSettings
 from diception.model.points import PointEmbedder
-from diception.model.text import PromptBank
 from diception.model.transformer import DiceptionTransformer
 from diception.model.weights import read_json
 

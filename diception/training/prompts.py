@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from diception.datasets.mixture import Pair
-from diception.model.text import PromptBank
+from diception.model.bank import PromptBank
 from diception.tasks import Task
 from diception.tasks.categories import COCO_CATEGORIES
 
