@@ -69,7 +69,7 @@ class Method:
 
 
 METHODS = (
-    Method("adapter", (4e-3, 8e-3, 1.6e-2, 3.2e-2), adapter=True),
+    Method("adapter", (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), adapter=True),
     Method("full fine-tuning", (3e-4, 1e-3, 3e-3, 6e-3)),
     Method("random weights", (1e-3, 2e-3, 4e-3, 8e-3), random=True),
     Method("u-net", (1e-4, 3e-4, 1e-3, 3e-3), unet=True),
