@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,12 @@ def test_void_needs_no_name(tmp_path: Path) -> None:
 
 
 def test_a_16_bit_picture_that_nobody_scaled_is_warned_of(tmp_path: Path) -> None:
-    Image.fromarray(np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)).save(tmp_path / "a.tif")
+    dark = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(dark).save(tmp_path / "dark.tif")
     with pytest.warns(UserWarning, match="nearly black"):
-        read_image(tmp_path / "a.tif")
+        found = read_image(tmp_path / "dark.tif")
+    assert found.max() == 16
+    Image.fromarray(dark * 16).save(tmp_path / "scaled.tif")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(tmp_path / "scaled.tif").max() == 255
