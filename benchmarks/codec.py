@@ -2,7 +2,8 @@
 
     python benchmarks/codec.py --data DIR --autoencoder DIR/taesd3 --out docs/codec.json
 
-The decoders were tuned on the even samples of every set; `--half held-out`, the default, reports the odd ones.
+The decoders were tuned on the even samples of every row; `--half held-out`, the default, reports the odd ones whose
+photograph is in no other tuning half of the same task.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from diception.tasks.entity_segmentation import EntitySegmentation
 from diception.tasks.semantic_segmentation import SemanticSegmentation
 
 NOISES = (CLEAN, Disturbance(0.03), Disturbance(0.06), Disturbance(0.06, "grid"))
-HALVES = {"held-out": slice(1, None, 2), "tuning": slice(0, None, 2), "all": slice(None)}
+HALVES = ("held-out", "tuning", "all")
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,7 @@ def ceilings(row: Row, encoding: str, size: int, arguments: argparse.Namespace, 
     """The row's ceilings under all noises."""
     fields = {"name": row.task, "token": f"[[{row.task}]]", "encoding": encoding.split(",")[0]}
     task = PAPERS[row.task](**fields) if encoding == PAPER else task_from_dict({"type": row.task, **fields})
-    samples = with_kind(row.samples(arguments.data / row.folder), row.kind)
-    chosen = samples if row.whole else samples[HALVES[arguments.half]]
-    chosen = chosen[: arguments.count]
+    chosen = half(row, arguments.half, arguments.data)[: arguments.count]
     reader = MemoryReader(chosen)
     examples = HeldOut(task, reader, len(chosen), size)
     bar = tqdm(examples, total=len(examples), desc=f"{row.task} {encoding} {size}", leave=False)
@@ -116,6 +115,23 @@ def ceilings(row: Row, encoding: str, size: int, arguments: argparse.Namespace, 
         for ceiling in found:
             _draw(ceiling, arguments.pictures / f"{row.data}-{row.task}-{encoding}-{size}-{ceiling.disturbance}.png")
     return found
+
+
+def half(row: Row, name: str, data: Path) -> list[Sample]:
+    """A part of a row's samples. No photograph of the held-out ones was seen in tuning the decoder of their task."""
+    samples = with_kind(row.samples(data / row.folder), row.kind)
+    if name == "all" or row.whole:
+        return samples
+    if name == "tuning":
+        return samples[::2]
+    rows = [one for one in ROWS if one.task == row.task and not one.whole]
+    seen = {photograph(sample) for one in rows for sample in half(one, "tuning", data)}
+    return [sample for sample in samples[1::2] if photograph(sample) not in seen]
+
+
+def photograph(sample: Sample) -> str:
+    """What a sample is cut from: `photograph.crop`."""
+    return sample.key.partition(".")[0]
 
 
 def _draw(ceiling: Ceiling, file: Path) -> None:

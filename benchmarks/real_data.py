@@ -90,7 +90,7 @@ def person_crops(root: Path) -> Iterator[Sample]:
             cropped = pose.crop(*window)  # type: ignore[union-attr]
             if len(cropped) == 1 and (cropped.people[0, :, 2] > 0).sum() >= PERSON_JOINTS:
                 image = sample.image[window[0] : bottom, window[1] : right]
-                yield Sample(f"{sample.key}-{index}", np.ascontiguousarray(image), {"pose": cropped})
+                yield Sample(f"{sample.key}.{index}", np.ascontiguousarray(image), {"pose": cropped})
 
 
 def segment_anything(root: Path) -> Iterator[Sample]:

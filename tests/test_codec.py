@@ -206,6 +206,17 @@ def test_noisy_normals_are_smoothed_and_keep_length_one() -> None:
     assert errors[0] < 0.4 * errors[1]
 
 
+def test_where_a_model_paints_the_mean_of_answers_the_rest_is_not_smoothed() -> None:
+    vectors = np.zeros((3, 128, 128), np.float32)
+    tilted = np.arange(128) // 16 % 2 == 1
+    vectors[0], vectors[2] = np.sin(np.pi / 6) * tilted, np.where(tilted, np.cos(np.pi / 6), 1)
+    undecided = np.arange(128) >= 80
+    found = get_task("normal").decode((vectors * np.where(undecided, 0.7, 1) + 1) / 2)
+    assert isinstance(found, NormalMap)
+    angles = np.degrees(np.arccos((found.normals * vectors).sum(axis=0).clip(-1, 1)))
+    assert angles[:, ~undecided].mean() < 4
+
+
 def person(left: float, top: float, side: float) -> NDArray[np.float32]:
     joints = np.zeros((17, 3), np.float32)
     joints[:, 0] = left + side * (np.arange(17) % 5) / 5

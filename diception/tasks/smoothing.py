@@ -28,7 +28,7 @@ def smooth(values: Array, noise: Array, own: float = 0.0) -> Array:
     fine = _without_fine(values, _deviation(noise, own))
     size = max(1, width // DECODING.coarse), max(1, height // DECODING.coarse)
     small = _plane(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
-    left = _deviation(_plane(cv2.resize(noise, size, interpolation=cv2.INTER_AREA)), own)
+    left = min(_deviation(_plane(cv2.resize(noise, size, interpolation=cv2.INTER_AREA)), own), DECODING.coarse_most)
     if not left:
         return fine
     reach = DECODING.coarse_space
