@@ -82,6 +82,23 @@ def test_a_run_that_was_stopped_keeps_no_more_checkpoints(train_config: TrainCon
     assert sorted(names) == ["step_00000006.ckpt", "step_00000008.ckpt"]
 
 
+def test_a_finished_run_is_left_alone_and_goes_on_with_more_steps(train_config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(train_config, steps=5, checkpoint_every=3, keep_checkpoints=1)
+    finished = weights(train(config).parent)
+    began: list[int] = []
+
+    class Began(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            began.append(trainer.global_step)
+
+    assert_equal(finished, weights(train(config, [Began()]).parent))
+    assert not began, "what is finished is not trained again"
+    train(replace(config, steps=7), [Began()])
+    assert began == [5, 6]
+    names = [path.name for path in (Path(config.run) / "checkpoints").glob("step_*.ckpt")]
+    assert names == ["step_00000007.ckpt"]
+
+
 @pytest.mark.slow
 def test_ten_kills_leave_no_trace(train_config: TrainConfig, tmp_path: Path) -> None:
     """At random steps and moments; two within one checkpoint, one where depth has just drawn each of its samples."""

@@ -108,9 +108,10 @@ def remove_partial(folder: Path) -> None:
 
 
 class NewestCheckpoints(ModelCheckpoint):
-    """Writes a checkpoint every so many steps and keeps the newest.
+    """Writes a checkpoint every so many steps and after the last, and keeps the newest.
 
-    Lightning's own never drops the one that a run went on from; here it goes when it is old, as all others.
+    So a finished run is not trained again by the same command, and goes on where it is given more steps. Lightning's
+    own never drops the one that a run went on from; here it goes when it is old, as all others.
     """
 
     def __init__(self, folder: Path, every: int, kept: int) -> None:
@@ -129,5 +130,9 @@ class NewestCheckpoints(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         super().on_train_batch_end(trainer, *args, **kwargs)
-        if trainer.is_global_zero and trainer.global_step % self.every == 0:
+        step = trainer.global_step
+        due, last = step % self.every == 0, step == trainer.max_steps
+        if last and not due:
+            trainer.save_checkpoint(checkpoint_path(self.folder, step))
+        if trainer.is_global_zero and (due or last):
             drop_oldest(self.folder, self.kept)
