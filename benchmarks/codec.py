@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ from diception.tasks.semantic_segmentation import SemanticSegmentation
 
 NOISES = (CLEAN, Disturbance(0.03), Disturbance(0.06), Disturbance(0.06, "grid"))
 HALVES = ("held-out", "tuning", "all")
+LEAST = 4
+"""Samples that a row must have to say anything."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ ROWS = (
     Row("DiLiGenT ball", ball_normals, "normals", "normal", "normal", ("rgb",), ("mean", "median"), True),
     Row("SA-1B", segment_anything, "sa1b", "instances", "point_segmentation", ("mask",), ("iou",), True),
     Row("COCO", coco, "coco-mini", "instances", "point_segmentation", ("mask",), ("iou",)),
-    Row("COCO", coco, "coco-mini", "instances", "semantic_segmentation", PROMPTED, ("iou",)),
+    Row("COCO", coco, "coco-mini", "instances", "semantic_segmentation", PROMPTED, ("iou", "ap")),
     Row("COCO people", people, "coco-mini", "instances", "semantic_segmentation", PROMPTED, ("ap", "ap50")),
     Row("COCO panoptic", panoptic, "coco-panoptic", "instances", "entity_segmentation", MASKS, ENTITY),
     Row("COCO person crops", person_crops, "coco-mini", "pose", "pose", ("typed", "released"), ("ap",)),
@@ -164,6 +167,9 @@ def main() -> None:
     tables: dict[str, list[str]] = {}
     for row, size in itertools.product(ROWS, arguments.sizes):
         if arguments.only and row.task not in arguments.only.split(","):
+            continue
+        if not row.whole and (left := len(half(row, arguments.half, arguments.data))) < LEAST:
+            print(f"{row.task} on {row.data}: {left} samples are too few", file=sys.stderr)
             continue
         for encoding in row.encodings:
             if arguments.encodings and encoding not in arguments.encodings.split(","):

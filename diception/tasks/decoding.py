@@ -79,7 +79,7 @@ class Decoding:
     """Deviation of its range, in deviations of the noise."""
     coarse_most: float = 0.05
     """No more noise of latent cells than this is believed: what looks like more is where a model paints the mean of
-    answers. Behind the autoencoder it costs nothing; one step of the embedded model errs by 12.9 degrees, not 13.4."""
+    answers. One step of the embedded model errs by 12.9 degrees in place of 13.4; without noise nothing changes."""
     length_noise: float = 0.037
     """Deviation from 1 of the lengths of clean normals behind an autoencoder; only what is above it is noise."""
 
