@@ -3,9 +3,9 @@
 python benchmarks/shape.py --minutes 8 --out runs/shape batch_size=16
 
 Trains `tiny/multitask` with four of its tasks, a quarter each, in every shape on the same encoded examples, for as many
-steps as fit the time at the pace that is measured first, and measures on held-out rendered scenes at one step. Paces, runs and scores are kept: the same
-command goes on where it was stopped. Run it on a machine that has nothing else to do. The learning rate is the
-recipe's for all, unless overridden: it may suit one shape better than another.
+steps as fit the time at the pace that is measured first, and measures on held-out rendered scenes at one step. Paces,
+runs and scores are kept: the same command goes on where it was stopped. Run it on a machine that has nothing else to
+do. The learning rate is the recipe's for all, unless overridden: it may suit one shape better than another.
 """
 
 from __future__ import annotations
