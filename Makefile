@@ -38,9 +38,9 @@ tiny: install
 	$(BIN)/diception shards synthetic --count 200 --size 128 --domain $$domain --seed 2000000 --out shards/domain$$domain-val; done
 	$(BIN)/diception train-autoencoder tiny/autoencoder $(FIT)
 	set -e; for name in multitask all_domains more longer longest; do $(BIN)/diception train tiny/$$name devices=$(DEVICES) $(TRAIN); done
-	$(BIN)/diception evaluate --model runs/tiny-longest/model --steps 1 4 28 --out runs/tiny-longest/easy.json
-	$(BIN)/diception evaluate --model runs/tiny-longest/model --domain 2 --steps 1 --out runs/tiny-longest/hard.json
-	$(BIN)/diception evaluate --model runs/tiny-longest/model --domain 3 --steps 1 --out runs/tiny-longest/flat.json
+	$(BIN)/diception evaluate --model runs/tiny-longest/model --steps 1 4 28 --guidance-scale 1 --out runs/tiny-longest/easy.json
+	$(BIN)/diception evaluate --model runs/tiny-longest/model --domain 2 --steps 1 --guidance-scale 1 --out runs/tiny-longest/hard.json
+	$(BIN)/diception evaluate --model runs/tiny-longest/model --domain 3 --steps 1 --guidance-scale 1 --out runs/tiny-longest/flat.json
 	rm -rf runs/tiny-shipped
 	$(BIN)/diception export runs/tiny-longest --dtype bfloat16 --autoencoder-dtype float16 --steps 1 --guidance-scale 1 \
 	  --about "$(ABOUT)" --scores $(addprefix runs/tiny-longest/,easy.json hard.json flat.json) --out runs/tiny-shipped

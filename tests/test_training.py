@@ -28,6 +28,7 @@ from diception.datasets.writer import ShardWriter, write_samples
 from diception.inference import Pipeline, Prediction
 from diception.model.adapters import load_adapter
 from diception.model.checkpoint import from_stable_diffusion, load_model
+from diception.model.weights import TINY
 from diception.training.checkpoints import newest_checkpoint
 from diception.training.datamodule import open_stream
 from diception.training.drawing import DrawnCollate
@@ -93,6 +94,14 @@ def test_what_was_trained_at_a_size_answers_at_it(train_config: TrainConfig, ada
     pipeline = Pipeline.from_pretrained(path) if adapter is None else Pipeline.from_pretrained("tiny", adapter=path)
     answer = pipeline(np.zeros((96, 96, 3), np.uint8), task="depth", steps=1)
     assert isinstance(answer, Prediction) and answer.rgb.shape == (3, 64, 64)
+
+
+def test_a_model_from_nothing_answers_as_it_was_validated_and_others_as_their_base(train_config: TrainConfig) -> None:
+    config = replace(train_config, sampling=SamplingConfig(steps=3, guidance_scale=1.5))
+    nothing = replace(config.model, base="small", autoencoder=str(TINY / "vae"), width=64, layers=1, heads=1)
+    fresh, tiny = build_model(replace(config, model=nothing)), build_model(config)
+    assert (fresh.settings.steps, fresh.settings.guidance_scale) == (3, 1.5)
+    assert (tiny.settings.steps, tiny.settings.guidance_scale) == (1, 1.0)
 
 
 def test_loss_of_the_true_velocity_is_zero(train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,9 @@ def base_model(config: TrainConfig) -> Diception:
             point_encoding=config.model.point_encoding,
             generator=torch.Generator().manual_seed(config.seed),
         )
-        model.settings.licence, model.settings.base_model = "bsd-2-clause", "none: random weights"
+        own = {"steps": config.sampling.steps, "guidance_scale": config.sampling.guidance_scale}
+        facts = {"licence": "bsd-2-clause", "base_model": "none: random weights"}
+        model.settings = dataclasses.replace(model.settings, **facts, **own)
     elif is_stable_diffusion(config.model.base):
         model = from_stable_diffusion(config.model.base, torch.Generator().manual_seed(config.seed))
         model.settings.resolution = config.data.size or model.settings.resolution
