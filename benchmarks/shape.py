@@ -1,11 +1,12 @@
 """The small network's shape: width, depth, patch and length of the prompt, each trained from nothing for the same time.
 
-python benchmarks/shape.py --minutes 8 --out runs/shape batch_size=16
+OMP_NUM_THREADS=1 python benchmarks/shape.py --minutes 8 --out runs/shape batch_size=16
 
 Trains `tiny/multitask` with four of its tasks, a quarter each, in every shape on the same encoded examples, for as many
-steps as fit the time at the pace that is measured first, and measures on held-out rendered scenes at one step. Paces,
-runs and scores are kept: the same command goes on where it was stopped. Run it on a machine that has nothing else to
-do. The learning rate is the recipe's for all, unless overridden: it may suit one shape better than another.
+steps as fit the time at the pace that is measured first, and measures on held-out rendered scenes at one step. Time is
+the processor's for this process, so that others matter little; it says nothing about a GPU. Paces, runs and scores are
+kept: the same command goes on where it was stopped. The learning rate is the recipe's for all, unless overridden: it
+may suit one shape better than another.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Bench:
         return config
 
     def pace(self, name: str) -> float:
-        """Seconds a step of a shape, measured once."""
+        """Seconds of one core a step of a shape, measured once."""
         file = self.out / "paces" / f"{name.replace(' ', '-')}.json"
         if not file.exists():
             run, clock = self.out / "probe", Clock()
@@ -89,7 +90,7 @@ class Bench:
         run = self.out / f"{name.replace(' ', '-')}-{seed}"
         file = run / "scores.json"
         if not file.exists():
-            steps, start = round(60 * self.minutes / self.pace(name)), time.perf_counter()
+            steps, start = round(60 * self.minutes / self.pace(name)), time.process_time()
             config = self.recipe(name, seed, steps, run)
             try:
                 model, tasks = train_small(config)
@@ -97,7 +98,7 @@ class Bench:
                 print(f"{name}: {error}")
                 write_report(file, {"steps": steps})
             else:
-                minutes = (time.perf_counter() - start) / 60
+                minutes = (time.process_time() - start) / 60
                 million = sum(p.numel() for p in model.transformer.parameters()) / 1e6
                 told = {"million parameters": million, "steps": steps, "minutes": minutes}
                 write_report(file, told | measure(model, tasks, list(config.data.sources[0].tasks), config, reader))
@@ -106,7 +107,7 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8, help="of training, for every run")
+    parser.add_argument("--minutes", type=float, default=8, help="of one core for every training")
     parser.add_argument("--examples", type=int, default=20000, help="encoded once, for all runs of a seed")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--count", type=int, default=200, help="held-out scenes")
