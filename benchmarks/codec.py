@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def ceilings(row: Row, encoding: str, size: int, arguments: argparse.Namespace, 
 
 def half(row: Row, name: str, data: Path) -> list[Sample]:
     """A part of a row's samples. No photograph of the held-out ones was seen in tuning the decoder of their task."""
-    samples = with_kind(row.samples(data / row.folder), row.kind)
+    samples = read(row, data)
     if name == "all" or row.whole:
         return samples
     if name == "tuning":
@@ -130,6 +131,12 @@ def half(row: Row, name: str, data: Path) -> list[Sample]:
     rows = [one for one in ROWS if one.task == row.task and not one.whole]
     seen = {photograph(sample) for one in rows for sample in half(one, "tuning", data)}
     return [sample for sample in samples[1::2] if photograph(sample) not in seen]
+
+
+@cache
+def read(row: Row, data: Path) -> list[Sample]:
+    """All samples of a row; sets are small."""
+    return with_kind(row.samples(data / row.folder), row.kind)
 
 
 def photograph(sample: Sample) -> str:

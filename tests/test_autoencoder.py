@@ -164,8 +164,12 @@ def test_a_killed_training_continues_to_the_same_weights(
     weights = [load_file(tmp_path / run / "diffusion_pytorch_model.safetensors") for run in ("whole", "killed")]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    with pytest.raises(ValueError, match="holds a run with other lr"):
-        train_autoencoder(dataclasses.replace(config, lr=1.0))
+    for change in ({"lr": 1.0}, {"steps": 9}):
+        with pytest.raises(ValueError, match=f"holds a run with other {next(iter(change))}"):
+            train_autoencoder(dataclasses.replace(config, **change))
+    calls = -100
+    train_autoencoder(killed)
+    assert calls == -100, "what is finished is not fitted again"
 
 
 def test_leaves_are_pictures_that_differ_and_repeat() -> None:

@@ -78,8 +78,9 @@ class Decoding:
     coarse_range: float = 2.5
     """Deviation of its range, in deviations of the noise."""
     coarse_most: float = 0.05
-    """No more noise of latent cells than this is believed: what looks like more is where a model paints the mean of
-    answers. One step of the embedded model errs by 12.9 degrees in place of 13.4; without noise nothing changes."""
+    """No more noise of latent cells than this deviation, of depth in [0, 1] or normals in [-1, 1], is believed: what
+    looks like more is where a model paints the mean of answers. One step of the embedded model errs by 12.9 degrees in
+    place of 13.4 on validation scenes of domain two."""
     length_noise: float = 0.037
     """Deviation from 1 of the lengths of clean normals behind an autoencoder; only what is above it is noise."""
 

@@ -21,7 +21,7 @@ from diception.training.build import check_same_run, config_tasks
 from diception.training.checkpoints import PARTIAL
 from diception.training.datamodule import open_stream
 
-CONFIG, STATE = "autoencoder.yaml", "state.pt"
+CONFIG, STATE, WEIGHTS = "autoencoder.yaml", "state.pt", "diffusion_pytorch_model.safetensors"
 PCA_BATCHES = 16
 CALIBRATE_EVERY = 100
 """Steps after which the latents are brought back to unit variance, so that the noise on them keeps its weight."""
@@ -34,13 +34,15 @@ def train_autoencoder(config: AutoencoderConfig) -> Path:
 
     Half of the pictures are images, half targets, so that it serves both sides of the model. Latents get noise while
     training, so that decoding forgives the small errors that any denoised latent has. The same call continues where a
-    killed one stopped.
+    killed one stopped, and leaves a finished one as it is.
 
     Raises:
         ValueError: the folder holds a run with another config.
     """
     out = Path(config.out)
-    check_same_run(config, out / CONFIG)
+    check_same_run(config, out / CONFIG, fixed=("steps",))  # the learning rate's course depends on them
+    if (out / WEIGHTS).exists() and not (out / STATE).exists():
+        return out
     first = torch.cat(list(_pictures(config, 0, PCA_BATCHES)))
     out.mkdir(parents=True, exist_ok=True)
     save_config(config, out / CONFIG)

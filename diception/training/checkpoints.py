@@ -110,8 +110,8 @@ def remove_partial(folder: Path) -> None:
 class NewestCheckpoints(ModelCheckpoint):
     """Writes a checkpoint every so many steps and after the last, and keeps the newest.
 
-    So a finished run is not trained again by the same command, and goes on where it is given more steps. Lightning's
-    own never drops the one that a run went on from; here it goes when it is old, as all others.
+    So a finished run is not trained again by the same command. Lightning's own never drops the one that a run went on
+    from; here it goes when it is old, as all others.
     """
 
     def __init__(self, folder: Path, every: int, kept: int) -> None:
