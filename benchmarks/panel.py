@@ -11,7 +11,6 @@ from pathlib import Path
 from small_runs import SIZE
 
 from diception import Pipeline
-from diception.config import SamplingConfig
 from diception.datasets.synthetic import held_out_scenes
 from diception.evaluation import HeldOut
 from diception.panel import predict_rows, save_panel
@@ -31,12 +30,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/panel.png"))
     arguments = parser.parse_args()
     pipeline, rows = Pipeline.from_pretrained(arguments.model), []
-    settings = pipeline.model.settings
-    sampling = SamplingConfig(settings.steps, settings.guidance_scale)
     for domain, names in SHOWN.items():
         reader = held_out_scenes(SCENES, SIZE, domain)
-        for name in names:
-            rows += predict_rows(pipeline.model, HeldOut(pipeline.tasks[name], reader, 1, SIZE), sampling, 1)
+        for task in (pipeline.tasks[name] for name in names):
+            sampling = pipeline.adapters.sampling(task)
+            rows += predict_rows(pipeline.model, HeldOut(task, reader, 1, SIZE), sampling, 1)
     save_panel(rows, arguments.out)
 
 

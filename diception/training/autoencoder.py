@@ -17,11 +17,12 @@ from diception.datasets.mixture import PositionSampler
 from diception.datasets.sample import collate
 from diception.datasets.synthetic.leaves import leaf_pictures
 from diception.model.autoencoder import PatchAutoencoder
+from diception.model.weights import WEIGHTS
 from diception.training.build import check_same_run, config_tasks
 from diception.training.checkpoints import PARTIAL
 from diception.training.datamodule import open_stream
 
-CONFIG, STATE, WEIGHTS = "autoencoder.yaml", "state.pt", "diffusion_pytorch_model.safetensors"
+CONFIG, STATE = "autoencoder.yaml", "state.pt"
 PCA_BATCHES = 16
 CALIBRATE_EVERY = 100
 """Steps after which the latents are brought back to unit variance, so that the noise on them keeps its weight."""
