@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from small_runs import SIZE, Clock, Scores, measure, note, table, train_small
@@ -32,28 +32,37 @@ TASKS = ("depth", "normal", "entity_segmentation", "semantic_segmentation")
 
 @dataclass(frozen=True)
 class Shape:
-    """Of the transformer; the defaults are the shipped model's."""
+    """Of the transformer."""
 
-    width: int = 192
-    layers: int = 4
-    heads: int = 3
+    width: int
+    layers: int
     patch: int = 2
     text_tokens: int = 16
 
+    def __str__(self) -> str:
+        said = [f"width {self.width}", f"{self.layers} block{'s' * (self.layers > 1)}"]
+        said += [f"patch {self.patch}"] * (self.patch != 2) + [f"{self.text_tokens} words"] * (self.text_tokens != 16)
+        return ", ".join(said)
+
 
 SHAPES = {
-    "as shipped": Shape(),
-    "width 128": Shape(width=128, heads=2),
-    "width 256": Shape(width=256, heads=4),
-    "1 block": Shape(layers=1),
-    "2 blocks": Shape(layers=2),
-    "2 blocks, width 256": Shape(width=256, heads=4, layers=2),
-    "3 blocks": Shape(layers=3),
-    "8 blocks": Shape(layers=8),
-    "patch 1": Shape(patch=1),
-    "8 words": Shape(text_tokens=8),
-    "32 words": Shape(text_tokens=32),
+    str(shape): shape
+    for shape in (
+        Shape(192, 4),
+        Shape(128, 4),
+        Shape(256, 4),
+        Shape(192, 1),
+        Shape(384, 1),
+        Shape(192, 2),
+        Shape(256, 2),
+        Shape(192, 3),
+        Shape(192, 8),
+        Shape(192, 4, patch=1),
+        Shape(192, 4, text_tokens=8),
+        Shape(192, 4, text_tokens=32),
+    )
 }
+"""By name. Heads have 64 channels each."""
 
 
 @dataclass
@@ -73,6 +82,7 @@ class Bench:
         config.data.validation, config.data.latents = [], self.examples
         config.data.sources[0].tasks = dict.fromkeys(TASKS, 1 / len(TASKS))
         config.data.latents_folder = str(self.out / f"latents-{seed}")
+        config.model.heads = SHAPES[name].width // 64
         for key, value in asdict(SHAPES[name]).items():
             setattr(config.model, key, value)
         return config
@@ -116,7 +126,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/shape"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe, but not of shape and tasks")
     arguments = parser.parse_intermixed_args()
-    own = {f"model.{key}" for key in asdict(Shape())} & {one.split("=")[0] for one in arguments.overrides}
+    own = {"model.heads", *(f"model.{key.name}" for key in fields(Shape))} & {
+        one.split("=")[0] for one in arguments.overrides
+    }
     if own:
         raise SystemExit(f"{', '.join(sorted(own))}: the shapes are {', '.join(SHAPES)}")
     bench = Bench(arguments.out, arguments.minutes, arguments.examples, arguments.overrides)
