@@ -23,8 +23,9 @@ READERS = {"position": read_colors, "palette": read_palette, "placed": read_pale
 ENCODINGS = tuple(READERS)
 FLOOR = 0.3
 """Least value of a channel of the position colours, far from the black of the background."""
-APART = 0.12
-"""Position colours of one picture keep this distance."""
+APART, ROOM, ROUNDS = 0.3, 0.6, 10
+"""Position colours push each other away up to the first distance, of K colours to `ROOM / K ** (1 / 3)` at most since
+the cube has no place for more, in so many rounds."""
 
 
 def paint(annotation: InstanceMasks, encoding: str, generator: np.random.Generator) -> Array:
@@ -54,12 +55,18 @@ def position_colors(masks: NDArray[np.bool_]) -> Array:
     """(K, 3) colours that say where each mask (K, H, W) is and how large.
 
     Red is the x of its centroid, green its y, blue the root of its area. Unlike random colours they have one right
-    answer, which a regression can learn. Where two objects would look alike, the later one moves along blue.
+    answer, which a regression can learn. Objects that touch are near each other and would look alike, so colours push
+    each other away: the left one of two gets less red still, the other more.
     """
-    colors: list[Array] = []
-    for values in _places(masks):
-        colors.append(_moved_apart((FLOOR + (1 - FLOOR) * values).astype(np.float32), colors))
-    return np.array(colors, np.float32).reshape(-1, 3)
+    colors = FLOOR + (1 - FLOOR) * _places(masks)
+    apart, order = min(APART, ROOM / max(1, len(masks)) ** (1 / 3)), np.arange(len(masks))
+    first = 1e-6 * np.sign(order[:, None] - order)[..., None] * (0, 0, 1)  # of what is alike in place and size, too
+    for _ in range(ROUNDS):
+        gaps = colors[:, None] - colors + first
+        distances = np.maximum(np.linalg.norm(gaps, axis=2, keepdims=True), 1e-9)
+        pushes = gaps / distances * np.maximum(apart - distances, 0) / 2
+        colors = np.clip(colors + pushes.sum(axis=1), FLOOR, 1)
+    return colors.astype(np.float32)
 
 
 def _places(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -72,14 +79,6 @@ def _places(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
         place = ((sums["m10"] / count + 0.5) / width, (sums["m01"] / count + 0.5) / height)
         found.append((*place, min(1.0, 1.5 * (sums["m00"] / (height * width)) ** 0.5)))
     return np.array(found).reshape(-1, 3)
-
-
-def _moved_apart(color: Array, others: list[Array]) -> Array:
-    shifts = [0.0, 0.15, -0.15, 0.3, -0.3, 0.45, -0.45, 0.6, -0.6]
-    moved = [color + np.array([0, 0, s], np.float32) for s in shifts]
-    allowed = [c for c in moved if FLOOR - 1e-6 <= c[2] <= 1 + 1e-6]
-    distances = [min((float(np.linalg.norm(c - other)) for other in others), default=np.inf) for c in allowed]
-    return next((c for c, d in zip(allowed, distances, strict=True) if d >= APART), allowed[int(np.argmax(distances))])
 
 
 def palette_codes(masks: NDArray[np.bool_], generator: np.random.Generator) -> NDArray[np.int64]:
