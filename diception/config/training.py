@@ -104,6 +104,8 @@ class OptimConfig:
     """Steps of linear warm-up."""
     schedule: str = "constant"
     """After the warm-up: `constant`, or `cosine` down to a hundredth at the last step."""
+    hold: float = 0.0
+    """Share of the steps after the warm-up before a cosine falls, in [0, 1]."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -117,6 +119,10 @@ class OptimConfig:
     """So many skipped steps among the last thousand end the run."""
     ema: float = 0.999
     """Decay of the moving average of the trained weights, ramped up from 0; 0 means no average."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hold <= 1:
+            raise ValueError(f"optim.hold is {self.hold}; it must be in [0, 1]")
 
 
 @dataclass(unsafe_hash=True)

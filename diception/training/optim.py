@@ -43,18 +43,19 @@ def build_optimizer(parameters: Iterable[Tensor], config: OptimConfig, fused: bo
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: OptimConfig, steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then constant, or a cosine down to a hundredth at the last step.
+    """Linear warm-up, then constant, or for a share of the steps and then a cosine down to a hundredth at the last.
 
     Raises:
         ValueError: unknown schedule.
     """
     check_schedule(config.schedule)
+    fall = config.warmup + config.hold * (steps - config.warmup)
 
     def factor(step: int) -> float:
         ramp = min(1.0, (step + 1) / max(1, config.warmup))
         if config.schedule == "constant":
             return ramp
-        progress = min(1.0, max(0, step - config.warmup) / max(1, steps - config.warmup))
+        progress = min(1.0, max(0, step - fall) / max(1, steps - fall))
         return ramp * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
