@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from diception.config import SamplingConfig
-from diception.inference.adapted import LoadedAdapters, Weights
-from diception.inference.denoise import generate
+from diception.inference.adapted import LoadedAdapters
+from diception.inference.answers import Answers, Way
 from diception.inference.prediction import Prediction
-from diception.inference.requests import (
-    Checked,
-    ImageInput,
-    Request,
-    Size,
-    check_points,
-    make_batch,
-    to_array,
-    working_size,
-)
+from diception.inference.requests import Checked, ImageInput, Request, check_points, working_size
 from diception.model.adapters import AdapterInfo
 from diception.model.autoencoder import load_autoencoder
 from diception.model.checkpoint import load_model
@@ -37,21 +24,6 @@ if TYPE_CHECKING:
 
 GPU_BATCH = 4
 """Images at a time on a GPU, where nothing else is said; the paper fits 4 at 768 pixels in 24 GB."""
-
-MAX_WAITING = 8
-"""So many batches of images at most wait for others of their size."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a question is answered; those of one way and one size are answered together."""
-
-    working_of: Callable[[Size], Size] = field(compare=False)
-    """The size at which an image is worked on."""
-    sampling: SamplingConfig
-    adapters: Weights
-    lanczos: bool = False
-    """How images are squashed, see `ModelSettings`."""
 
 
 class Pipeline:
@@ -253,63 +225,6 @@ class Pipeline:
             working = working_size(sampling.window or sampling.size or resolution, size, keep_aspect, tiled, zoom)
             lanczos = self.adapters.lanczos(question.task)
             ways.append(Way(working, sampling, self.adapters.weights(question.task), lanczos))
-        return self._answers(requests, checked, ways, noise, batch_size, progress, unreadable)
-
-    def _answers(
-        self,
-        requests: Sequence[Request],
-        checked: Sequence[Checked],
-        ways: Sequence[Way],
-        noise: Tensor | None,
-        batch_size: int | None,
-        progress: Callable[[Iterable], Iterable],
-        unreadable: Callable[[int, ValueError], None] | None,
-    ) -> Iterator[tuple[int, Prediction]]:
-        known = set(self.model.bank.prompts)
-        self.model.bank.add(dict.fromkeys(c.prompt for c in checked if c.prompt not in known))
-        self.model.bank.release_encoder()
+        questions = list(zip(requests, checked, ways, strict=True))
         at_a_time = batch_size or (1 if self.model.device.type == "cpu" else GPU_BATCH)
-        waiting: dict[tuple[Size, Way], list[tuple[int, NDArray[np.uint8]]]] = {}
-        for index, request in enumerate(requests):
-            try:
-                picture = to_array(request.image)
-                working = ways[index].working_of(picture.shape[:2])
-            except ValueError as error:
-                if unreadable is None:
-                    raise
-                unreadable(index, error)
-                continue
-            alike = (working, ways[index])
-            waiting.setdefault(alike, []).append((index, picture))
-            full = sum(map(len, waiting.values())) == MAX_WAITING * at_a_time
-            alike = max(waiting, key=lambda key: len(waiting[key])) if full else alike
-            if full or len(waiting[alike]) == at_a_time:
-                yield from self._answer_batch(waiting.pop(alike), checked, *alike, noise, progress)
-        for (working, way), group in waiting.items():
-            yield from self._answer_batch(group, checked, working, way, noise, progress)
-
-    def _answer_batch(
-        self,
-        group: Sequence[tuple[int, NDArray[np.uint8]]],
-        checked: Sequence[Checked],
-        size: Size,
-        way: Way,
-        noise: Tensor | None,
-        progress: Callable[[Iterable], Iterable],
-    ) -> Iterator[tuple[int, Prediction]]:
-        asked = [checked[index] for index, _ in group]
-        batch = make_batch([picture for _, picture in group], asked, size, way.lanczos).to(self.model.device)
-        start = None if noise is None else self._noise(noise, [index for index, _ in group], len(checked), size)
-        self.adapters.activate(way.adapters)
-        painted = generate(self.model, batch, way.sampling, start, progress)
-        for (index, picture), question, rgb in zip(group, asked, painted, strict=True):
-            annotation = question.task.decode(rgb.cpu().numpy()).resize(*picture.shape[:2], smooth=True)
-            yield index, Prediction(question.task, picture, rgb, annotation)
-
-    def _noise(self, noise: Tensor, chosen: list[int], count: int, size: tuple[int, int]) -> Tensor:
-        """Of the noise given for all `count` images, or for each of them, that of the chosen, (B, C, h, w)."""
-        autoencoder = self.model.autoencoder
-        shape = (autoencoder.channels, size[0] // autoencoder.factor, size[1] // autoencoder.factor)
-        if noise.ndim != 4 or noise.shape[1:] != shape or len(noise) not in (1, count):
-            raise ValueError(f"noise has shape {tuple(noise.shape)}; expected {(count, *shape)}")
-        return noise.expand(count, -1, -1, -1)[chosen]
+        return Answers(self.model, self.adapters, noise, progress).of(questions, at_a_time, unreadable)
