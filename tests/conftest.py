@@ -8,6 +8,7 @@ import pytest
 import torch
 from shots import write_pairs
 from small import make_model
+from world import write_world
 
 from diception.config import AugmentConfig, DataConfig, FlowConfig, ModelConfig, OptimConfig, SourceConfig, TrainConfig
 from diception.datasets.synthetic import render_scene
@@ -68,3 +69,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of images, and a folder of targets for every kind."""
     return write_pairs(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory, scene_shards: str) -> Path:
+    """A folder with a small model, pictures good and bad, shards, pairs and configs."""
+    return write_world(tmp_path_factory.mktemp("world"), Path(scene_shards).parent)

@@ -5,43 +5,24 @@ from __future__ import annotations
 import pickle
 import tracemalloc
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from readers import TASKS, Broken, Virtual, make_sample
 from torch.utils.data import DataLoader
 
-from diception.annotations import DepthMap, InstanceMasks, NormalMap, RGBImage
+from diception.annotations import DepthMap, InstanceMasks, RGBImage
 from diception.datasets.mixture import PositionSampler, Source, Stream
 from diception.datasets.order import BLOCK
-from diception.datasets.sample import Batch, CorruptSample, Example, MemoryReader, Sample, collate
+from diception.datasets.sample import Batch, Example, MemoryReader, Sample, collate
 from diception.datasets.shards import ShardReader
 from diception.datasets.transforms import Augment
 from diception.datasets.writer import ShardWriter, write_samples
 from diception.tasks import get_task, task_for_kind
 
-TASKS = {name: get_task(name) for name in ("depth", "normal", "entity_segmentation", "point_segmentation")}
 SHARES = {"depth": 0.5, "point_segmentation": 0.3, "entity_segmentation": 0.2}
 AUGMENT = Augment(hflip=0.5, scale=(0.4, 1.0), photometric=0.1)
-
-
-def make_sample(i: int, objects: int = 2, size: int = 40) -> Sample:
-    rng = np.random.default_rng(i)
-    normals = rng.normal(size=(3, size, size)).astype(np.float32)
-    masks = np.zeros((objects, size, size), bool)
-    for mask in masks:
-        top, left = rng.integers(0, size - 14, 2)
-        mask[top : top + 12, left : left + 12] = True
-    return Sample(
-        f"s{i:04d}",
-        rng.integers(0, 256, (size, size, 3), dtype=np.uint8),
-        {
-            "depth": DepthMap(rng.uniform(1, 9, (size, size)).astype(np.float32)),
-            "normal": NormalMap(normals / np.linalg.norm(normals, axis=0)),
-            "instances": InstanceMasks(masks, ("cup",) * objects, None),
-        },
-    )
 
 
 @pytest.fixture(scope="module")
@@ -185,19 +166,6 @@ def test_a_crop_without_the_object_falls_back_to_the_whole_image() -> None:
         assert stream[position].target.rgb.max() > 0
 
 
-class Broken(MemoryReader):
-    """A reader of which some samples cannot be read."""
-
-    def __init__(self, count: int, broken: set[int]) -> None:
-        super().__init__([make_sample(i, size=32) for i in range(count)])
-        self.broken = broken
-
-    def read(self, i: int, kinds=None) -> Sample:
-        if i in self.broken:
-            raise CorruptSample("x.tar", f"s{i:04d}", "cut off")
-        return super().read(i, kinds)
-
-
 def test_an_image_is_not_recoloured_where_its_target_follows_its_colours() -> None:
     image, depth = np.full((40, 40, 3), 90, np.uint8), DepthMap(np.linspace(1, 2, 1600).reshape(40, 40))
     sample = Sample("s", image, {"image": RGBImage(image.transpose(2, 0, 1) / 255), "depth": depth})
@@ -207,81 +175,6 @@ def test_an_image_is_not_recoloured_where_its_target_follows_its_colours() -> No
     for example in (stream[position] for position in range(20)):
         changed = float(np.abs(example.image * 255 - 90).max())
         assert changed < 1e-3 if example.task == "relight" else changed > 1e-3
-
-
-def test_a_corrupt_sample_is_replaced_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    stream = Stream([Source("a", Broken(200, {7, 11}), 1.0, {"depth": 1.0})], TASKS, 32, 0)
-    keys = [stream[position].key for position in range(200)]
-    assert len(keys) == 200 and len(set(keys)) == 198
-    assert stream.faults == {"a": {"x.tar: s0007": "cut off", "x.tar: s0011": "cut off"}}
-    assert "x.tar: sample 's0007': cut off" in caplog.text
-    again = Stream([Source("a", Broken(200, {7, 11}), 1.0, {"depth": 1.0})], TASKS, 32, 0)
-    assert [again[position].key for position in reversed(range(200))] == keys[::-1]
-
-
-def test_many_corrupt_samples_stop_the_stream_with_a_list() -> None:
-    stream = Stream([Source("a", Broken(200, {3, 7, 11}), 1.0, {"depth": 1.0})], TASKS, 32, 0)
-    with pytest.raises(
-        RuntimeError, match=r"'a': 3 corrupt among the \d+ samples read of its 200, at most 2 \(1\.0% of 200\) are"
-    ) as caught:
-        for position in range(200):
-            stream[position]
-    assert all(f"x.tar: s{i:04d}: cut off" in str(caught.value) for i in (3, 7, 11))
-
-
-class Virtual:
-    """Any number of samples, each made when it is read."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, i: int, kinds=None, **options) -> Sample:
-        sample = make_sample(0, size=16)
-        return Sample(f"v{i}", sample.image, {"depth": sample.annotations["depth"]})
-
-    def kinds(self, i: int) -> frozenset[str]:
-        return frozenset(("depth",))
-
-    def serving(self, kind: str) -> range:
-        return range(self.count)
-
-
-SMALL = make_sample(0, size=16)
-
-
-class Uneven(Virtual):
-    """The same ten samples for normals again and again, many for depth, of which every twentieth is corrupt."""
-
-    def read(self, i: int, kinds=None, **options) -> Sample:
-        if i % 20 == 19:
-            raise CorruptSample("x.tar", f"v{i}", "cut off")
-        return Sample(f"v{i}", SMALL.image, SMALL.annotations)
-
-    def serving(self, kind: str) -> range:
-        return range(10) if kind == "normal" else range(10, self.count)
-
-
-def test_samples_read_again_make_the_share_of_corrupt_ones_no_smaller() -> None:
-    stream = Stream([Source("a", Uneven(4000), 1.0, {"normal": 0.9, "depth": 0.1})], TASKS, 16, 0)
-    with pytest.raises(RuntimeError, match=r"11 corrupt among the \d{3} samples read of its 4000, at most 10 "):
-        for position in range(4000):
-            stream._draw(*stream.locate(position))
-
-
-def test_a_corrupt_shard_member_is_replaced(tmp_path: Path) -> None:
-    write_samples((make_sample(i, size=32) for i in range(150)), ShardWriter(tmp_path, 150, image_format="png"))
-    reader = ShardReader(str(tmp_path / "*.tar"))
-    place = reader.indexes[0].member(42, "png")
-    assert place is not None
-    with open(reader.shards[0], "r+b") as file:
-        file.seek(place[0])
-        file.write(bytes(200))
-    stream = Stream([Source("a", ShardReader(str(tmp_path / "*.tar")), 1.0, {"depth": 1.0})], TASKS, 32, 0)
-    assert "s0042" not in {stream[position].key for position in range(150)}
-    assert [name.split(": ")[1] for name in stream.faults["a"]] == ["s0042"]
 
 
 def test_wrong_mixtures_are_refused() -> None:
