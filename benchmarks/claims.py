@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def recipe(variant: Variant, seed: int, steps: int, run: Path, overrides: Sequen
     """`tiny/multitask` with what the variant changes."""
     config = load_config("tiny/multitask", list(overrides))
     config.run, config.seed, config.steps = str(run), seed, round(steps * variant.share)
-    config.data.latents = round(config.data.latents * variant.share)
+    config.data.latents = min(round(config.data.latents * variant.share), config.steps * config.batch_size)
     config.optim.warmup = config.steps // 10
     config.data.sources[0].tasks, config.data.validation = dict(variant.tasks), []
     for task in config.tasks:
@@ -108,7 +108,8 @@ class Bench:
     def claim(self, name: str, steps: int, seeds: int) -> dict[str, list[Scores]]:
         """Scores of every variant and seed of a claim; those that are there are read."""
         rows: dict[str, list[Scores]] = {}
-        note(self.out / name, {"steps": steps, "count": self.count, "overrides": self.overrides})
+        recipe_of_all = asdict(load_config("tiny/multitask", self.overrides))
+        note(self.out / name, {"steps": steps, "count": self.count, "recipe": json.loads(json.dumps(recipe_of_all))})
         reader = held_out_scenes(self.count, SIZE, 1, tqdm)
         for seed in range(seeds):
             for variant in CLAIMS[name]:

@@ -32,7 +32,8 @@ def main() -> None:
     pipeline, rows = Pipeline.from_pretrained(arguments.model), []
     for domain, names in SHOWN.items():
         reader = held_out_scenes(SCENES, SIZE, domain)
-        for task in (pipeline.tasks[name] for name in names):
+        for name in names:
+            task = pipeline.tasks[name]
             sampling = pipeline.adapters.sampling(task)
             rows += predict_rows(pipeline.model, HeldOut(task, reader, 1, SIZE), sampling, 1)
     save_panel(rows, arguments.out)

@@ -34,35 +34,32 @@ TASKS = ("depth", "normal", "entity_segmentation", "semantic_segmentation")
 class Shape:
     """Of the transformer."""
 
-    width: int
     layers: int
+    width: int
     patch: int = 2
     text_tokens: int = 16
 
-    def __str__(self) -> str:
-        said = [f"width {self.width}", f"{self.layers} block{'s' * (self.layers > 1)}"]
-        said += [f"patch {self.patch}"] * (self.patch != 2) + [f"{self.text_tokens} words"] * (self.text_tokens != 16)
-        return ", ".join(said)
+    @property
+    def heads(self) -> int:
+        """Of 64 channels each."""
+        return self.width // 64
 
 
 SHAPES = {
-    str(shape): shape
-    for shape in (
-        Shape(192, 4),
-        Shape(128, 4),
-        Shape(256, 4),
-        Shape(192, 1),
-        Shape(384, 1),
-        Shape(192, 2),
-        Shape(256, 2),
-        Shape(192, 3),
-        Shape(192, 8),
-        Shape(192, 4, patch=1),
-        Shape(192, 4, text_tokens=8),
-        Shape(192, 4, text_tokens=32),
-    )
+    "4x192": Shape(4, 192),
+    "4x128": Shape(4, 128),
+    "4x256": Shape(4, 256),
+    "1x192": Shape(1, 192),
+    "1x384": Shape(1, 384),
+    "2x192": Shape(2, 192),
+    "2x256": Shape(2, 256),
+    "3x192": Shape(3, 192),
+    "8x192": Shape(8, 192),
+    "4x192-patch1": Shape(4, 192, patch=1),
+    "4x192-8words": Shape(4, 192, text_tokens=8),
+    "4x192-32words": Shape(4, 192, text_tokens=32),
 }
-"""By name. Heads have 64 channels each."""
+"""By blocks and width."""
 
 
 @dataclass
@@ -82,14 +79,14 @@ class Bench:
         config.data.validation, config.data.latents = [], self.examples
         config.data.sources[0].tasks = dict.fromkeys(TASKS, 1 / len(TASKS))
         config.data.latents_folder = str(self.out / f"latents-{seed}")
-        config.model.heads = SHAPES[name].width // 64
+        config.model.heads = SHAPES[name].heads
         for key, value in asdict(SHAPES[name]).items():
             setattr(config.model, key, value)
         return config
 
     def pace(self, name: str) -> float:
         """Seconds of one core a step of a shape, measured once."""
-        file = self.out / "paces" / f"{name.replace(' ', '-')}.json"
+        file = self.out / "paces" / f"{name}.json"
         if not file.exists():
             run, clock = self.out / "probe", Clock()
             shutil.rmtree(run, ignore_errors=True)  # of a probe that was interrupted
@@ -99,7 +96,7 @@ class Bench:
 
     def scores(self, name: str, seed: int, reader: Reader) -> Scores:
         """Trains a shape for the time, or goes on, and measures every task; a score that is there is read."""
-        run = self.out / f"{name.replace(' ', '-')}-{seed}"
+        run = self.out / f"{name}-{seed}"
         file = run / "scores.json"
         if not file.exists():
             steps = round(60 * self.minutes / self.pace(name))
@@ -130,7 +127,7 @@ def main() -> None:
         one.split("=")[0] for one in arguments.overrides
     }
     if own:
-        raise SystemExit(f"{', '.join(sorted(own))}: the shapes are {', '.join(SHAPES)}")
+        parser.error(f"{', '.join(sorted(own))}: --shapes says that")
     bench = Bench(arguments.out, arguments.minutes, arguments.examples, arguments.overrides)
     asked = {"core minutes": bench.minutes, "tasks": list(TASKS), "examples": bench.examples, "count": arguments.count}
     note(bench.out, asked | {"overrides": bench.overrides})

@@ -11,7 +11,7 @@ from diception.tasks import get_task
 TASKS = {name: get_task(name) for name in ("depth", "normal", "entity_segmentation", "point_segmentation")}
 
 
-def make_sample(i: int, objects: int = 2, size: int = 40) -> Sample:
+def random_sample(i: int, objects: int = 2, size: int = 40) -> Sample:
     rng = np.random.default_rng(i)
     normals = rng.normal(size=(3, size, size)).astype(np.float32)
     masks = np.zeros((objects, size, size), bool)
@@ -33,7 +33,7 @@ class Broken(MemoryReader):
     """A reader of which some samples cannot be read."""
 
     def __init__(self, count: int, broken: set[int]) -> None:
-        super().__init__([make_sample(i, size=32) for i in range(count)])
+        super().__init__([random_sample(i, size=32) for i in range(count)])
         self.broken = broken
 
     def read(self, i: int, kinds=None) -> Sample:
@@ -52,7 +52,7 @@ class Virtual:
         return self.count
 
     def read(self, i: int, kinds=None, **options) -> Sample:
-        sample = make_sample(0, size=16)
+        sample = random_sample(0, size=16)
         return Sample(f"v{i}", sample.image, {"depth": sample.annotations["depth"]})
 
     def kinds(self, i: int) -> frozenset[str]:

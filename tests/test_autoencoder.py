@@ -131,11 +131,11 @@ def test_wrong_input_is_refused() -> None:
         small_vae().fit_pca(torch.rand(2, 3, 20, 16), generator())
 
 
-def test_a_killed_training_continues_to_the_same_weights(
-    tmp_path: Path, scene_shards: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def config(tmp_path: Path, scene_shards: str) -> AutoencoderConfig:
+    """Of a few steps on pictures of which a half are leaves."""
     source = SourceConfig(name="scenes", shards=scene_shards, weight=1.0, tasks={"depth": 0.5, "pose": 0.5})
-    config = AutoencoderConfig(
+    return AutoencoderConfig(
         out=str(tmp_path / "whole"),
         steps=8,
         batch_size=4,
@@ -144,6 +144,19 @@ def test_a_killed_training_continues_to_the_same_weights(
         blocks=1,
         data=DataConfig(sources=[source], size=64, workers=0),
     )
+
+
+def test_pictures_are_the_same_on_any_number_of_workers_and_from_any_step(config: AutoencoderConfig) -> None:
+    whole = list(training._pictures(config, 0, 4))
+    config.data.workers = 2
+    assert all(torch.equal(*both) for both in zip(training._pictures(config, 0, 4), whole, strict=True))
+    assert all(torch.equal(*both) for both in zip(training._pictures(config, 2, 4), whole[2:], strict=True))
+    assert not torch.equal(whole[0], whole[1]) and whole[0].shape == (4, 3, 64, 64)
+
+
+def test_a_killed_training_continues_to_the_same_weights(
+    tmp_path: Path, config: AutoencoderConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(training, "CALIBRATE_EVERY", 3)
     train_autoencoder(config)
     killed, calls = dataclasses.replace(config, out=str(tmp_path / "killed")), 0

@@ -92,6 +92,13 @@ BAD = {
     "train: schedule": ("train ROOT/train.yaml optim.schedule=cosin", "optim.schedule is 'cosin'; allowed"),
     "train: density": ("train ROOT/train.yaml flow.density=normal", "density"),
     "train: precision": ("train ROOT/train.yaml precision=8bit", "8bit"),
+    "train: hold": ("train ROOT/train.yaml optim.schedule=cosine optim.hold=2", "optim.hold is 2.0; it must be in"),
+    "train: hold without a cosine": ("train ROOT/train.yaml optim.hold=0.5", "goes with optim.schedule=cosine"),
+    "train-autoencoder: leaves": ("train-autoencoder tiny/autoencoder leaves=1", "leaves is 1.0; it must be in [0, 1)"),
+    "train-autoencoder: one picture": (
+        "train-autoencoder tiny/autoencoder batch_size=1",
+        "batch_size 1 with leaves 0.25 has no room for image and target",
+    ),
     "train-autoencoder: precision": (
         "train-autoencoder tiny/autoencoder precision=8bit",
         "8bit'; allowed: 32-true, bf16-mixed",

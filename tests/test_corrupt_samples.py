@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from readers import TASKS, Broken, Virtual, make_sample
+from readers import TASKS, Broken, Virtual, random_sample
 
 from diception.datasets.mixture import Source, Stream
 from diception.datasets.sample import CorruptSample, Sample
@@ -33,7 +33,7 @@ def test_many_corrupt_samples_stop_the_stream_with_a_list() -> None:
     assert all(f"x.tar: s{i:04d}: cut off" in str(caught.value) for i in (3, 7, 11))
 
 
-SMALL = make_sample(0, size=16)
+SMALL = random_sample(0, size=16)
 
 
 class Uneven(Virtual):
@@ -56,7 +56,7 @@ def test_samples_read_again_make_the_share_of_corrupt_ones_no_smaller() -> None:
 
 
 def test_a_corrupt_shard_member_is_replaced(tmp_path: Path) -> None:
-    write_samples((make_sample(i, size=32) for i in range(150)), ShardWriter(tmp_path, 150, image_format="png"))
+    write_samples((random_sample(i, size=32) for i in range(150)), ShardWriter(tmp_path, 150, image_format="png"))
     reader = ShardReader(str(tmp_path / "*.tar"))
     place = reader.indexes[0].member(42, "png")
     assert place is not None

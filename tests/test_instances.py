@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 from painted import SIZE, encode, make, score
+from scipy.spatial.distance import pdist
 
 from diception.annotations import InstanceMasks
-from diception.tasks import get_task
+from diception.tasks import get_task, instances
 from diception.tasks.instances import position_colors
 from diception.tasks.regions import merge_regions
 
@@ -46,16 +47,41 @@ def test_objects_with_one_centre_keep_two_colours() -> None:
     assert len(found.to_array()) == 3 and score(task, [(found, truth)]) > 0.9
 
 
-def test_colours_of_place_do_not_depend_on_the_order_and_part_what_touches() -> None:
-    masks = np.zeros((5, SIZE, SIZE), bool)
-    for index, mask in enumerate(masks):
-        mask[40:90, 30 + 14 * index : 44 + 14 * index] = True
-    colors, order = position_colors(masks), np.array([3, 0, 4, 2, 1])
-    assert np.allclose(position_colors(masks[order]), colors[order], atol=0.01)
-    gaps = np.linalg.norm(colors[:, None] - colors, axis=2)[~np.eye(5, dtype=bool)]
-    assert gaps.min() > 0.15 and (np.diff(colors[:, 0]) > 0.14).all()
-    crowd = position_colors(np.eye(400, dtype=bool).reshape(400, 20, 20))
-    assert crowd.min() >= 0.29 and crowd.max() <= 1 and len(np.unique(crowd, axis=0)) == 400
+def lattice(rows: int, columns: int, size: int = SIZE) -> np.ndarray:
+    """(rows * columns, size, size) masks that tile the picture."""
+    y, x = np.mgrid[:size, :size]
+    cell = y * rows // size * columns + x * columns // size
+    return cell == np.arange(rows * columns)[:, None, None]
+
+
+def nearest(colors: np.ndarray) -> float:
+    """Distance of the two that are most alike."""
+    return float(pdist(colors).min())
+
+
+LATTICES = [lattice(1, 5), lattice(1, 10), lattice(6, 6), lattice(8, 8), lattice(12, 12), lattice(20, 20, 20)]
+
+
+@pytest.mark.parametrize("masks", LATTICES)
+def test_colours_of_place_do_not_depend_on_the_order_and_part_what_touches(masks: np.ndarray) -> None:
+    colors, order = position_colors(masks), np.random.default_rng(0).permutation(len(masks))
+    assert np.allclose(position_colors(masks[order]), colors[order], atol=1e-3)
+    assert colors.min() >= 0.29 and colors.max() <= 1
+    assert nearest(colors) > 1.15 * nearest(instances._places(masks) * 0.7), "farther apart than places alone"
+
+
+def test_two_that_touch_are_parted_along_the_line_between_them() -> None:
+    masks = np.zeros((2, SIZE, SIZE), bool)
+    masks[0, 30:90, 56:64], masks[1, 30:90, 64:72] = True, True
+    left, right = position_colors(masks)
+    assert right[0] - left[0] > 0.27 and np.allclose(left[1:], right[1:], atol=0.03)
+
+
+@pytest.mark.parametrize("side", [6, 8])
+def test_every_cell_of_a_lattice_is_read_back(side: int) -> None:
+    cells = InstanceMasks(lattice(side, side), ("",) * side**2)
+    task = get_task("entity_segmentation")
+    assert score(task, [(task.decode(encode(task, cells).rgb), cells)]) > 0.99
 
 
 def test_touching_objects_are_told_apart_by_colour() -> None:

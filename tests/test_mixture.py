@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from readers import TASKS, Broken, Virtual, make_sample
+from readers import TASKS, Broken, Virtual, random_sample
 from torch.utils.data import DataLoader
 
 from diception.annotations import DepthMap, InstanceMasks, RGBImage
@@ -28,12 +28,12 @@ AUGMENT = Augment(hflip=0.5, scale=(0.4, 1.0), photometric=0.1)
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("shards")
-    write_samples(map(make_sample, range(23)), ShardWriter(folder, 10))
+    write_samples(map(random_sample, range(23)), ShardWriter(folder, 10))
     return str(folder / "*.tar")
 
 
 def make_stream(shards: str, seed: int = 3, **changes) -> Stream:
-    few = MemoryReader([make_sample(i) for i in range(100, 107)])
+    few = MemoryReader([random_sample(i) for i in range(100, 107)])
     sources = [
         Source("shards", ShardReader(shards), 0.7, SHARES),
         Source("few", few, 0.3, {"normal": 0.9, "depth": 0.1}),
@@ -131,12 +131,12 @@ def test_every_sample_once_per_epoch_of_its_pair(shards: str) -> None:
 
 
 def test_samples_that_cannot_serve_are_passed_over() -> None:
-    reader = MemoryReader([make_sample(i, objects=i % 2) for i in range(20)])
+    reader = MemoryReader([random_sample(i, objects=i % 2) for i in range(20)])
     stream = Stream([Source("a", reader, 1.0, {"entity_segmentation": 1.0})], TASKS, 32, 0)
     keys = Counter(stream[position].key for position in range(20))
     assert set(keys) <= {f"s{i:04d}" for i in range(1, 20, 2)}
     assert stream.unserved["a/entity_segmentation"] <= set(range(0, 20, 2))
-    nothing = MemoryReader([make_sample(i, objects=0) for i in range(5)])
+    nothing = MemoryReader([random_sample(i, objects=0) for i in range(5)])
     with pytest.raises(RuntimeError, match=r"5 samples in a row cannot serve 'entity_segmentation', 0 of them"):
         Stream([Source("a", nothing, 1.0, {"entity_segmentation": 1.0})], TASKS, 32, 0)[0]
     broken = Source("a", Broken(6, set(range(6))), 1.0, {"depth": 1.0})
@@ -147,7 +147,7 @@ def test_samples_that_cannot_serve_are_passed_over() -> None:
 
 
 def test_an_object_too_small_for_the_model_does_not_serve() -> None:
-    small, large = make_sample(0, objects=1, size=200), make_sample(1, objects=1, size=200)
+    small, large = random_sample(0, objects=1, size=200), random_sample(1, objects=1, size=200)
     dot = np.zeros((1, 200, 200), bool)
     dot[0, 0, 0] = True
     small.annotations["instances"] = InstanceMasks(dot, ("cup",), None)
@@ -157,7 +157,7 @@ def test_an_object_too_small_for_the_model_does_not_serve() -> None:
 
 
 def test_a_crop_without_the_object_falls_back_to_the_whole_image() -> None:
-    sample = make_sample(0, objects=1, size=64)
+    sample = random_sample(0, objects=1, size=64)
     sample.annotations["instances"] = InstanceMasks(np.zeros((1, 64, 64), bool), ("cup",), None)
     sample.annotations["instances"].masks[0, :12, :12] = True
     source = Source("a", MemoryReader([sample]), 1.0, {"entity_segmentation": 1.0})
@@ -178,7 +178,7 @@ def test_an_image_is_not_recoloured_where_its_target_follows_its_colours() -> No
 
 
 def test_wrong_mixtures_are_refused() -> None:
-    reader = MemoryReader([make_sample(0)])
+    reader = MemoryReader([random_sample(0)])
     depth = {"depth": 1.0}
 
     def stream(*sources: Source) -> Stream:
@@ -197,7 +197,7 @@ def test_wrong_mixtures_are_refused() -> None:
     with pytest.raises(ValueError, match="allowed are 0 and 1/1000"):
         stream(Source("a", reader, 0.9999, depth), Source("b", reader, 0.0001, depth))
     with pytest.raises(ValueError, match="no 'depth' annotation"):
-        stream(Source("a", MemoryReader([Sample("k", make_sample(0).image)]), 1.0, depth))
+        stream(Source("a", MemoryReader([Sample("k", random_sample(0).image)]), 1.0, depth))
     with pytest.raises(ValueError, match="seed is -1"):
         Stream([Source("a", reader, 1.0, depth)], TASKS, 32, -1)
     with pytest.raises(IndexError):

@@ -105,7 +105,7 @@ class OptimConfig:
     schedule: str = "constant"
     """After the warm-up: `constant`, or `cosine` down to a hundredth at the last step."""
     hold: float = 0.0
-    """Share of the steps after the warm-up before a cosine falls, in [0, 1]."""
+    """Of `cosine`: the share of the steps after the warm-up that stay at the peak, in [0, 1]."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -123,6 +123,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.hold <= 1:
             raise ValueError(f"optim.hold is {self.hold}; it must be in [0, 1]")
+        if self.hold and self.schedule == "constant":
+            raise ValueError(f"optim.hold is {self.hold}; it goes with optim.schedule=cosine")
 
 
 @dataclass(unsafe_hash=True)
@@ -266,3 +268,17 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
+        if not 0 <= self.leaves < 1:
+            raise ValueError(f"leaves is {self.leaves}; it must be in [0, 1)")
+        if self.pairs < 1:
+            raise ValueError(f"batch_size {self.batch_size} with leaves {self.leaves} has no room for image and target")
+
+    @property
+    def leaf_count(self) -> int:
+        """Leaves in a batch."""
+        return round(self.leaves * self.batch_size)
+
+    @property
+    def pairs(self) -> int:
+        """Images in a batch, and as many targets."""
+        return (self.batch_size - self.leaf_count) // 2

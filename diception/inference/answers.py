@@ -41,10 +41,12 @@ Opened = tuple[int, NDArray[np.uint8], Checked]
 
 
 @dataclass
-class Answers:
-    """What a model answers, with what has been loaded onto it.
+class Answerer:
+    """A model that answers questions, a batch at a time.
 
     Args:
+        model: answers them.
+        adapters: loaded onto it; each way of answering says which of them it wants.
         noise: (B, C, h, w) to start from, for each question or, with B of 1, for all; None for what the seeds say.
         progress: wraps the loop over steps.
     """
@@ -54,7 +56,7 @@ class Answers:
     noise: Tensor | None
     progress: Callable[[Iterable], Iterable]
 
-    def of(
+    def answer(
         self, questions: Sequence[Question], at_a_time: int, unreadable: Callable[[int, ValueError], None] | None
     ) -> Iterator[tuple[int, Prediction]]:
         """Index and answer of each question, in no fixed order; `unreadable` as for `Pipeline.answer`."""
@@ -83,14 +85,14 @@ class Answers:
     def _batch(self, group: Sequence[Opened], size: Size, way: Way, count: int) -> Iterator[tuple[int, Prediction]]:
         indices, pictures, asked = zip(*group, strict=True)
         batch = make_batch(pictures, asked, size, way.lanczos).to(self.model.device)
-        start = None if self.noise is None else self._start(self.noise, list(indices), count, size)
+        start = None if self.noise is None else self._noise(self.noise, list(indices), count, size)
         self.adapters.activate(way.adapters)
         painted = generate(self.model, batch, way.sampling, start, self.progress)
         for (index, picture, question), rgb in zip(group, painted, strict=True):
             annotation = question.task.decode(rgb.cpu().numpy()).resize(*picture.shape[:2], smooth=True)
             yield index, Prediction(question.task, picture, rgb, annotation)
 
-    def _start(self, noise: Tensor, chosen: list[int], count: int, size: Size) -> Tensor:
+    def _noise(self, noise: Tensor, chosen: list[int], count: int, size: Size) -> Tensor:
         """Of the noise given for all `count` images, or for each of them, that of the chosen, (B, C, h, w)."""
         autoencoder = self.model.autoencoder
         shape = (autoencoder.channels, size[0] // autoencoder.factor, size[1] // autoencoder.factor)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diception.inference.adapted import LoadedAdapters
-from diception.inference.answers import Answers, Way
+from diception.inference.answers import Answerer, Way
 from diception.inference.prediction import Prediction
 from diception.inference.requests import Checked, ImageInput, Request, check_points, working_size
 from diception.model.adapters import AdapterInfo
@@ -202,7 +202,7 @@ class Pipeline:
         progress: Callable[[Iterable], Iterable] = iter,
         unreadable: Callable[[int, ValueError], None] | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
-        """Answers any mixture of questions, a batch at a time; the options are those of `__call__`.
+        """Answerer any mixture of questions, a batch at a time; the options are those of `__call__`.
 
         All questions and options are checked at once, before the first is answered; files are opened when their turn
         comes. One that does not decode is an error, or, where `unreadable` is given, told to it with its index and left
@@ -227,4 +227,4 @@ class Pipeline:
             ways.append(Way(working, sampling, self.adapters.weights(question.task), lanczos))
         questions = list(zip(requests, checked, ways, strict=True))
         at_a_time = batch_size or (1 if self.model.device.type == "cpu" else GPU_BATCH)
-        return Answers(self.model, self.adapters, noise, progress).of(questions, at_a_time, unreadable)
+        return Answerer(self.model, self.adapters, noise, progress).answer(questions, at_a_time, unreadable)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 MAX_POINTS = 5
+PAINTING = 2
+"""One more whenever what a task paints changes, so that examples encoded before are not mixed with new ones."""
 Array = NDArray[np.float32]
 
 

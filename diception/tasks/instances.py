@@ -23,9 +23,13 @@ READERS = {"position": read_colors, "palette": read_palette, "placed": read_pale
 ENCODINGS = tuple(READERS)
 FLOOR = 0.3
 """Least value of a channel of the position colours, far from the black of the background."""
-APART, ROOM, ROUNDS = 0.3, 0.6, 10
-"""Position colours push each other away up to the first distance, of K colours to `ROOM / K ** (1 / 3)` at most since
-the cube has no place for more, in so many rounds."""
+APART, ROOM = 0.3, 0.6
+"""Position colours push each other away up to the first distance, of K colours to `ROOM / K ** (1 / 3)` at most:
+pushed farther, a crowd would be pressed against the faces of the cube."""
+ROUNDS, STEP = 20, 0.25
+"""How often they push, and which share of what is lacking at a time; from about .5 on crowds begin to swing."""
+RIPPLE = 0.02
+"""Blue that neighbours in a lattice of alike objects differ in, from which the pushes part them."""
 
 
 def paint(annotation: InstanceMasks, encoding: str, generator: np.random.Generator) -> Array:
@@ -56,16 +60,20 @@ def position_colors(masks: NDArray[np.bool_]) -> Array:
 
     Red is the x of its centroid, green its y, blue the root of its area. Unlike random colours they have one right
     answer, which a regression can learn. Objects that touch are near each other and would look alike, so colours push
-    each other away: the left one of two gets less red still, the other more.
+    each other away: the left one of two gets less red still, the other more. In a lattice of alike objects the pushes
+    are balanced; a ripple along blue, as fine as so many objects would stand, lets them part. No order of the masks
+    matters, but of those that are alike in place and size.
     """
-    colors = FLOOR + (1 - FLOOR) * _places(masks)
-    apart, order = min(APART, ROOM / max(1, len(masks)) ** (1 / 3)), np.arange(len(masks))
-    first = 1e-6 * np.sign(order[:, None] - order)[..., None] * (0, 0, 1)  # of what is alike in place and size, too
+    places, count = _places(masks), len(masks)
+    colors = FLOOR + (1 - FLOOR) * places
+    colors[:, 2] += RIPPLE * np.sin(np.pi * count**0.5 * places[:, :2]).prod(axis=1)
+    apart, rank = min(APART, ROOM / max(1, count) ** (1 / 3)), np.argsort(np.lexsort(places.T))
+    tie = 1e-6 * np.sign(rank[:, None] - rank)[..., None] * (0, 0, 1)
     for _ in range(ROUNDS):
-        gaps = colors[:, None] - colors + first
+        gaps = colors[:, None] - colors + tie
         distances = np.maximum(np.linalg.norm(gaps, axis=2, keepdims=True), 1e-9)
-        pushes = gaps / distances * np.maximum(apart - distances, 0) / 2
-        colors = np.clip(colors + pushes.sum(axis=1), FLOOR, 1)
+        pushes = gaps / distances * np.maximum(apart - distances, 0)
+        colors = np.clip(colors + STEP * pushes.sum(axis=1), FLOOR, 1)
     return colors.astype(np.float32)
 
 
@@ -104,7 +112,7 @@ def palette_codes(masks: NDArray[np.bool_], generator: np.random.Generator) -> N
 
 
 def placed_codes(masks: NDArray[np.bool_], generator: np.random.Generator) -> NDArray[np.int64]:
-    """(K,) colours of the palette for masks (K, H, W), those that `position_colors` would be rounded to.
+    """(K,) colours of the palette for masks (K, H, W), the nearest to what says where each is and how large.
 
     So they have one right answer, too. Where several masks want one colour, all get what is nearest to their wishes
     together. From as many masks as colours on they are those of `palette_codes`.

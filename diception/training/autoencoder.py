@@ -105,16 +105,16 @@ class _Pictures(Dataset[Tensor]):
     """Batches (B, 3, H, W) in [0, 1] by number, drawn by workers: leaves, and as many images as targets."""
 
     def __init__(self, config: AutoencoderConfig):
-        self.leaves, self.size, self.seed = round(config.leaves * config.batch_size), config.data.size, config.seed
+        self.config = config
         self.stream = open_stream(config.data, config_tasks(config, []), config.seed)
-        self.samples = (config.batch_size - self.leaves) // 2
 
     def __getitem__(self, number: int) -> Tensor:
-        samples = collate([self.stream[number * self.samples + i] for i in range(self.samples)])
-        assert samples.target is not None
-        pictures = [samples.image, samples.target]
-        if self.leaves:
-            pictures.append(leaf_pictures(self.leaves, self.size, self.seed, number))
+        count, leaves = self.config.pairs, self.config.leaf_count
+        drawn = collate([self.stream[number * count + i] for i in range(count)])
+        assert drawn.target is not None
+        pictures = [drawn.image, drawn.target]
+        if leaves:
+            pictures.append(leaf_pictures(leaves, self.config.data.size, self.config.seed, number))
         return torch.cat(pictures)
 
 

@@ -25,7 +25,8 @@ MAY_CHANGE = (
     *("data.cache", "data.cache_gb", "data.max_corrupt", "optim.max_skipped", "strategy", "accumulate", "loggers"),
     *("data.latents_folder", "model.gradient_checkpointing", "model.compile", "gradient_checkpointing", "compile"),
 )
-"""Keys that a resumed run may give anew; with any other it would be another run. More steps stretch a cosine."""
+"""Keys that a resumed run may give anew; with any other it would be another run. More steps stretch a
+cosine, and how long it holds."""
 
 
 def check_same_run(config: Any, path: Path, fixed: Sequence[str] = ()) -> None:

@@ -21,6 +21,7 @@ from diception.evaluation import HeldOut, world
 from diception.model.diception import Diception
 from diception.model.hashing import weights_hash
 from diception.tasks import Task
+from diception.tasks.base import PAINTING
 from diception.training.drawing import Drawing, DrawnCollate
 from diception.training.latents import AT_ONCE, LatentFiles, LatentStream, encode_batch, latents_folder
 
@@ -78,7 +79,7 @@ class StreamModule(L.LightningDataModule):
         readers = {pair.source.name: pair.source.reader for pair in stream.pairs}
         shards = {name: reader.fingerprint() for name, reader in readers.items() if isinstance(reader, ShardReader)}
         autoencoder = {"autoencoder": weights_hash(weights), "precision": self.config.model.autoencoder_precision}
-        return drawn | {"shards": shards} | autoencoder
+        return drawn | {"shards": shards, "painting": PAINTING} | autoencoder
 
     def train_dataloader(self) -> DataLoader:
         """RuntimeError where encoded examples of other ranks are not to be seen."""

@@ -43,7 +43,7 @@ def build_optimizer(parameters: Iterable[Tensor], config: OptimConfig, fused: bo
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: OptimConfig, steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then constant, or for a share of the steps and then a cosine down to a hundredth at the last.
+    """Linear warm-up; then constant, or held for a share of the rest before a cosine to a hundredth at the last step.
 
     Raises:
         ValueError: unknown schedule.
