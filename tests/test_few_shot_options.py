@@ -108,7 +108,7 @@ def test_the_report_has_its_curves_and_pictures(base: Path, pairs: Path, tmp_pat
         adapt(replace(config, out=str(tmp_path / "other"), learning_curve=[4]))
 
 
-def test_a_signal_in_the_learning_curve_ends_all(
+def test_a_signal_in_the_learning_curve_ends_all_and_the_time_before_it_counts(
     base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin = Stop.on_train_start
@@ -121,6 +121,12 @@ def test_a_signal_in_the_learning_curve_ends_all(
     assert adapt(plan(base, pairs, tmp_path / "out", learning_curve=[1, 3])) is None
     assert [path.name for path in (tmp_path / "out" / "learning_curve").iterdir()] == ["1"]
     assert not (tmp_path / "out" / "checkpoints").exists()
+    monkeypatch.undo()
+    times = tmp_path / "out" / "times.json"
+    assert 0 < json.loads(times.read_text())["1 images"] < 1000
+    times.write_text('{"1 images": 1000}')
+    seconds = made(plan(base, pairs, tmp_path / "out", learning_curve=[1, 3])).seconds
+    assert seconds["1 images"] > 1000 > seconds["3 images"] > 0
 
 
 def test_smaller_sets_are_within_larger_and_parts_are_as_bright(pairs: Path) -> None:

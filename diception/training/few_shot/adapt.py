@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -37,6 +35,7 @@ from diception.training.few_shot.measure import Measured, Progress, best_and_wor
 from diception.training.few_shot.pairs import check_kind, check_same_data, label_names, open_folders, split_for_stopping
 from diception.training.few_shot.recipe import augmentation, in_one_step, train_config
 from diception.training.few_shot.report import FewShotReport
+from diception.training.few_shot.times import Times
 from diception.training.footprint import footprint
 from diception.training.latents import LatentStream, encode
 from diception.training.module import DiceptionModule
@@ -72,7 +71,8 @@ class Adaptation:
         config = replace(config, turns=config.turns or config.sampling.turns)
         check_turns(self.task, config.turns)
         self.config = config = in_one_step(replace(config, out=config.out or f"runs/{config.name}"))
-        self.out, self.progress, self.seconds = Path(config.out), progress, {}
+        self.out, self.progress = Path(config.out), progress
+        self.times = Times(self.out)
         pairs, self.held_images = open_folders(config)
         self.pairs, self.stopping = split_for_stopping(pairs, config)
         check_same_run(config, self.out / "few_shot.yaml", fixed=("steps",))
@@ -83,12 +83,12 @@ class Adaptation:
 
     def run(self) -> FewShotReport | None:
         """Measure, train, measure, write."""
-        with self._timed("load"):
+        with self.times.of("load"):
             model = self._model()
             shown, held_out = self._held_out(self.pairs), self._held_out(self.held_images)
             _check_targets(shown, self.config.kind)
             self._remember(model)
-        with self._timed("measure before"):
+        with self.times.of("measure before"):
             before = self._measure(model, shown, held_out)
             with self._as_trained(model):
                 forgetting = Forgetting(model, self.config, self.plan.data.size, self.progress)
@@ -99,12 +99,12 @@ class Adaptation:
                 return None
             smaller.append(point)
         model.to(_device())
-        with self._timed("train"):
+        with self.times.of_training("train"):
             learned = self._learn(model, self.pairs, self.plan)
         if learned is None:
             return None
         module, curve = learned
-        with self._timed("measure after"):
+        with self.times.of("measure after"):
             after = self._measure(model, shown, held_out)
             before.score.baselines = after.score.baselines = fair_baselines(shown, held_out)
             with self._as_trained(model):
@@ -192,7 +192,7 @@ class Adaptation:
 
     def _smaller(self, count: int, held_out: HeldOut) -> dict | None:
         """A point of the learning curve: the same steps on fewer pairs, from the same base."""
-        with self._timed(f"{count} images"):
+        with self.times.of_training(f"{count} images"):
             pairs = self.pairs.first(count, self.config.seed)
             plan = replace(self.plan, run=str(self.out / "learning_curve" / str(count)))
             model = self._model()
@@ -233,7 +233,7 @@ class Adaptation:
             after=after.score,
             steps=module.trainer.global_step,
             rank=model.transformer.peft_config[NAME].r if NAME in adapter_names(model) else 0,
-            seconds=self.seconds,
+            seconds=self.times.seconds,
             memory_gb={"estimated": self._estimated(model) / 1e9, "peak": _peak() / 1e9},
             curve=curve.points,
             curve_on="images that decide when to stop" if self.stopping is not None else "held-out images",
@@ -245,12 +245,6 @@ class Adaptation:
         tokens = model.bank[[""]][0].shape[1]
         taken = footprint(self.plan, dict(model.transformer.config), tokens, vae.pixel_bytes())
         return taken.total + sum(p.numel() * p.element_size() for p in vae.parameters())
-
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[part] = time.perf_counter() - start
 
 
 def _check_targets(shown: HeldOut, kind: str) -> None:
