@@ -28,11 +28,11 @@ from diception.inference import Pipeline, Prediction
 from diception.model.adapters import read_adapter
 from diception.model.checkpoint import load_model
 from diception.tasks import get_task
-from diception.training.callbacks import Stop
 from diception.training.few_shot import FewShotReport, adapt
 from diception.training.few_shot.curve import Curve
 from diception.training.latents import LatentStream, encode
 from diception.training.module import DiceptionModule
+from diception.training.stopping import Stop
 
 IMAGE = render_scene(1, 0, 64).image
 

@@ -226,6 +226,36 @@ def test_a_signal_stops_the_run_with_a_checkpoint_and_it_goes_on(
     assert_equal(weights(whole), weights(model))
 
 
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_train_start"])
+def test_a_signal_before_the_first_step_stops_the_run_and_it_begins_anew(
+    train_config: TrainConfig, tmp_path: Path, hook: str
+) -> None:
+    whole = train(replace(train_config, run=str(tmp_path / "whole")))
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)]
+    killer = L.Callback()
+    setattr(killer, hook, lambda *_, **__: os.kill(os.getpid(), signal.SIGUSR1))
+    assert train(train_config, [killer]) is None
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)] == before
+    assert newest_checkpoint(Path(train_config.run)) is None
+    model = train(train_config)
+    assert whole is not None and model is not None
+    assert_equal(weights(whole), weights(model))
+
+
+def test_under_slurm_the_job_script_alone_requeues(train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1", "SLURM_NNODES": "1"}
+    for name, value in (ranks | {"SLURM_JOB_NAME": "diception", "SLURM_NTASKS_PER_NODE": "1"}).items():
+        monkeypatch.setenv(name, value)
+    seen = []
+
+    class Look(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+            seen.append(trainer._accelerator_connector.cluster_environment.auto_requeue)
+
+    assert train(replace(train_config, steps=1), [Look()]) is not None
+    assert seen == [False]
+
+
 def test_two_resumes_in_a_row_equal_one_run(train_config: TrainConfig, tmp_path: Path) -> None:
     whole = train(replace(train_config, run=str(tmp_path / "whole"), checkpoint_every=1))
     stages = []

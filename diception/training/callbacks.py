@@ -1,11 +1,8 @@
-"""Callbacks: progress and what is watched while training, and stopping with a checkpoint."""
+"""Callbacks: progress and what is watched while training."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -13,7 +10,6 @@ import torch
 from tqdm import tqdm
 
 from diception.config import TrainConfig
-from diception.training.checkpoints import checkpoint_path, drop_oldest
 from diception.training.flops import peak_flops, training_flops
 
 
@@ -90,36 +86,3 @@ class Watch(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-class Stop(L.Callback):
-    """Stops with a checkpoint after so many minutes, or when SIGTERM or SIGUSR1 asks for it, as a scheduler does."""
-
-    def __init__(self, minutes: float, folder: Path, kept: int):
-        """`minutes` 0: no limit; a resumed run has the whole time again."""
-        self.minutes, self.folder, self.kept, self.start = minutes, folder, kept, time.monotonic()
-        self.asked = False
-        """Whether a signal came, on any rank."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if threading.current_thread() is threading.main_thread():  # only it may set handlers
-            for number in (signal.SIGTERM, signal.SIGUSR1):
-                signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            over = self.minutes > 0 and time.monotonic() - self.start > 60 * self.minutes
-            # All ranks stop after the same step, or some would wait for the others in the next.
-            flags = torch.tensor([self.asked, over], dtype=torch.float32, device=pl_module.device)
-            asked, over = trainer.strategy.reduce(flags, reduce_op="sum").tolist()
-            self.asked = asked > 0
-            trainer.should_stop = trainer.should_stop or self.asked or over > 0
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if trainer.global_step < trainer.max_steps:
-            trainer.save_checkpoint(checkpoint_path(self.folder, trainer.global_step))
-        if trainer.is_global_zero:
-            drop_oldest(self.folder, self.kept)

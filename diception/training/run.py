@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 from diception.config import TrainConfig, save_config
@@ -22,7 +23,7 @@ from diception.model.adapters import save_adapter
 from diception.model.checkpoint import is_stable_diffusion, save_model
 from diception.model.diception import Diception
 from diception.training.build import base_model, build_model, build_tasks, check_same_run
-from diception.training.callbacks import SameStep, Stop, Watch
+from diception.training.callbacks import SameStep, Watch
 from diception.training.checkpoints import NewestCheckpoints, WholeCheckpointIO, newest_checkpoint, remove_partial
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
 from diception.training.latents import LatentStream
@@ -31,6 +32,7 @@ from diception.training.module import DiceptionModule
 from diception.training.optim import EMA
 from diception.training.prompts import fill_bank
 from diception.training.sharding import build_strategy, check_strategy, gather, is_sharded
+from diception.training.stopping import Stop
 from diception.training.validation import Validation
 
 
@@ -43,7 +45,7 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | N
 
     Returns:
         The folder of the trained model, or the adapter, with the averaged weights; None where a signal stopped the run,
-        which has left a checkpoint and goes on when it is called again. An adapter on Stable Diffusion 3 goes with the
+        which goes on when it is called again. An adapter on Stable Diffusion 3 goes with the
         model directory `<run>/base`: Stable Diffusion 3 with points, which were trained, too.
 
     Raises:
@@ -84,9 +86,10 @@ def fit(
     validation = Validation(held_out, config.sampling, config.validate_every, folder, ema, batch_size)
     checkpoint = newest_checkpoint(folder)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    watching = [SameStep(), *(c for c in (ema, validation) if c), *callbacks, Watch(config)]
-    trainer = _trainer(config, folder, watching, checkpoint)
-    with only_writer(folder) if trainer.is_global_zero else nullcontext():
+    stop = Stop(config.max_minutes, folder, config.keep_checkpoints)
+    watching = [stop, SameStep(), *(c for c in (ema, validation) if c), *callbacks, Watch(config)]
+    module.trainer = trainer = _trainer(config, folder, watching, checkpoint)
+    with stop.listening(trainer), only_writer(folder) if trainer.is_global_zero else nullcontext():
         if newest_checkpoint(folder) != checkpoint:
             raise ValueError(f"another process has just written to {folder}; the same command goes on from there")
         if trainer.is_global_zero:
@@ -96,7 +99,8 @@ def fit(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    _keep_averages(module, ema)
+    if not stop.asked:
+        _keep_averages(module, ema)
     return module
 
 
@@ -113,7 +117,7 @@ def _sampling(config: TrainConfig, model: Diception, names: Sequence[str]) -> di
 
 
 def stopped(module: DiceptionModule) -> bool:
-    """Whether a signal ended the fit, which has left a checkpoint to go on from."""
+    """Whether a signal ended the fit; the same call goes on."""
     callbacks: list[L.Callback] = module.trainer.callbacks  # type: ignore[attr-defined]
     return any(callback.asked for callback in callbacks if isinstance(callback, Stop))
 
@@ -170,8 +174,10 @@ def trained_path(config: TrainConfig) -> Path:
 
 
 def _trainer(config: TrainConfig, folder: Path, callbacks: list[L.Callback], resumed: Path | None) -> L.Trainer:
-    stop = Stop(config.max_minutes, folder, config.keep_checkpoints)
+    # Lightning would save and requeue by itself, beside the run folder; the job script does that.
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return L.Trainer(
+        default_root_dir=folder,
         accelerator="auto",
         strategy=build_strategy(config),
         devices=config.devices,
@@ -181,8 +187,8 @@ def _trainer(config: TrainConfig, folder: Path, callbacks: list[L.Callback], res
         max_epochs=-1,
         accumulate_grad_batches=config.accumulate,
         log_every_n_steps=config.log_every,
-        callbacks=[*callbacks, stop, NewestCheckpoints(folder, config.checkpoint_every, config.keep_checkpoints)],
-        plugins=[WholeCheckpointIO()],
+        callbacks=[*callbacks, NewestCheckpoints(folder, config.checkpoint_every, config.keep_checkpoints)],
+        plugins=[WholeCheckpointIO(), *slurm],
         logger=build_loggers(config, resumed.stem if resumed else "step_00000000"),
         use_distributed_sampler=False,
         enable_progress_bar=False,
