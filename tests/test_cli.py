@@ -32,6 +32,15 @@ def test_every_command_has_help(words: list[str], capsys: pytest.CaptureFixture[
         assert all(name in out for name in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("name", "key"), [("train", "optim.hold: 0.0"), ("adapt", "lr: "), ("train-autoencoder", "leaves")]
+)
+def test_every_key_is_told(name: str, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main([name, "--keys"])
+    assert leaving.value.code == 0 and f"\n{key}" in capsys.readouterr().out
+
+
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main(["--version"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from diception.config import (
     AutoencoderConfig,
@@ -14,6 +15,7 @@ from diception.config import (
     save_config,
     shipped_configs,
 )
+from diception.config.reference import COMMANDS, document, keys
 from diception.training.build import config_tasks
 
 SCHEMAS: dict[str, type] = {
@@ -48,6 +50,17 @@ def test_overrides_win(tmp_path: Path) -> None:
     path.write_text("steps: 5\noptim: {lr: 1.0e-3}\ndata: {sources: [{name: a, shards: x.tar, tasks: {depth: 1}}]}\n")
     config = load_config(path, ["optim.lr=2e-4", "model.base=tiny"])
     assert (config.steps, config.optim.lr, config.data.sources[0].tasks) == (5, 2e-4, {"depth": 1.0})
+
+
+def test_every_key_is_documented_where_people_look() -> None:
+    page = Path(__file__).parent.parent / "docs" / "keys.md"
+    assert page.read_text() == document(), "python -m diception.config.reference > docs/keys.md"
+    for schema in COMMANDS.values():
+        told = {key.name: key for key in keys(schema)}
+        assert all(key.meaning.endswith((".", ")", '."')) for key in told.values())
+        flat = OmegaConf.to_container(OmegaConf.structured(schema))
+        assert isinstance(flat, dict) and flat.keys() == {name.split(".")[0].split("[")[0] for name in told}
+    assert told["data.sources[].weight"].default == "1.0" and told["data"].default == ""
 
 
 def test_a_saved_config_reads_back(tmp_path: Path) -> None:

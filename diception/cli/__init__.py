@@ -19,7 +19,7 @@ COMMANDS = {
     "adapters": "list and inspect adapters, or write one in the layout of PEFT and diffusers",
     "train": "multi-task training from shards; the same command resumes",
     "train-autoencoder": "fit a small autoencoder on images and painted targets",
-    "export": "turn a run or an adapter into a model directory, or into the released format",
+    "export": "turn a run into a model directory, or into the released format",
     "import": "turn Stable Diffusion 3 and the released weights into a model directory",
     "shards": "make and check webdataset shards",
     "prompts": "list the prompts of a model, or add some",
@@ -32,7 +32,7 @@ UNUSABLE_PATH = (FileExistsError, IsADirectoryError, NotADirectoryError, Permiss
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one subcommand. Exit status: 0 done, 2 the input is wrong (one line), 1 anything else."""
+    """Runs one subcommand. Exit status: 0 done, 2 the input is wrong (one line), 130 interrupted, 1 anything else."""
     # diffusers and peft import bitsandbytes where it is installed; on some CPUs it warns of a kernel it could have.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(prog="diception", description="Stable Diffusion 3 as one perception model.")

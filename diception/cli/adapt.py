@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from diception.cli.keys_option import add_keys_option
+
 if TYPE_CHECKING:
     from diception.training.few_shot import FewShotReport
 
@@ -12,6 +14,7 @@ PRESETS = ("8gb", "12gb", "24gb", "80gb")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_keys_option(parser)
     parser.add_argument("--model", help="a model directory, or `tiny` (default)")
     parser.add_argument("--images", required=True, help="folder of images")
     parser.add_argument("--targets", required=True, help="folder of targets, with the names of their images")

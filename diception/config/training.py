@@ -16,7 +16,8 @@ class ModelConfig:
     """The model that training starts from."""
 
     base: str = "tiny"
-    """A model directory, `tiny`, or `small`: a small transformer from random weights (needs `autoencoder`)."""
+    """A model directory, `tiny`, a folder of Stable Diffusion 3 in diffusers' layout, or `small`: a small transformer
+    from random weights (needs `autoencoder`)."""
     autoencoder: str = ""
     """For `small`: folder of the autoencoder."""
     width: int = 128
@@ -60,7 +61,8 @@ class TaskConfig:
     background: float = 0.0
     """For poses: what pixels far from all people count in the loss; 0: as much as those near them."""
     vocabulary: list[str] = field(default_factory=list)
-    """For category segmentation with negatives: what absent categories are drawn from; empty: COCO's 80."""
+    """For category segmentation: its categories. Their prompts are encoded before the first step (others' when they are
+    first met, by every device), and absent ones are drawn from them. Empty: COCO's 80."""
 
 
 @dataclass

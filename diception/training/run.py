@@ -37,7 +37,7 @@ from diception.training.validation import Validation
 
 
 def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | None:
-    """Trains from the config and writes `<run>/model` (or `<run>/adapter`); the same call resumes.
+    """Trains from the config and writes `<run>/model` (or `<run>/adapter.safetensors`); the same call resumes.
 
     Args:
         config: the run.
