@@ -50,7 +50,8 @@ def markdown(schema: type) -> str:
 def document() -> str:
     """All of them, as a page."""
     parts = [f"## {name}\n\n{markdown(schema)}\n" for name, schema in COMMANDS.items()]
-    return "\n".join(["# Keys\n\nOf yaml files and of `key=value` on the command line; `--keys` prints them, too.\n", *parts])
+    head = "# Keys\n\nOf yaml files and of `key=value` on the command line; `--keys` prints them, too.\n"
+    return "\n".join([head, *parts])
 
 
 def text(schema: type, width: int = 110) -> str:
