@@ -131,7 +131,9 @@ def _new(out: str | Path) -> Path:
 
 def _load(run: str | Path, dtype: torch.dtype | None = torch.float32) -> Diception:
     """The model of a run folder or a model directory; None keeps the stored type."""
-    trained = Path(run) / "model"
+    trained, adapter = Path(run) / "model", Path(run) / "adapter.safetensors"
+    if adapter.exists() and not trained.is_dir():
+        raise ValueError(f"{run} holds an adapter and no model: export its base with --merge-adapter {adapter}")
     return load_model(trained if trained.is_dir() else run, dtype=dtype)
 
 

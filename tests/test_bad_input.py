@@ -144,6 +144,10 @@ BAD = {
         "export ROOT/model --format release --guidance-scale 0 --out ROOT/out",
         "--guidance-scale goes with --format directory",
     ),
+    "export: an adapter alone": (
+        "export ROOT/adapted --out ROOT/out",
+        "export its base with --merge-adapter ROOT/adapted",
+    ),
     "export: missing adapter": ("export ROOT/model --merge-adapter ROOT/nowhere --out ROOT/out", "no adapter at"),
     "prompts: missing model": ("prompts list --model ROOT/nowhere", "no model at"),
     "prompts: none": ("prompts add --model ROOT/model", "no prompt given"),

@@ -218,5 +218,5 @@ def test_the_command_exports(base: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_an_adapter_run_has_no_model_to_export(train_config: TrainConfig, tmp_path: Path) -> None:
     train(replace(train_config, steps=1, batch_size=2, adapter=AdapterConfig()))
-    with pytest.raises(ValueError, match="not a model directory"):
+    with pytest.raises(ValueError, match="holds an adapter and no model: export its base"):
         export_directory(train_config.run, tmp_path / "out")

@@ -27,6 +27,8 @@ def write_world(root: Path, shards: Path) -> Path:
     _pictures(root)
     _pairs(root)
     (root / "no.tar").write_bytes(b"this is no tar" * 100)
+    (root / "adapted").mkdir()
+    (root / "adapted" / "adapter.safetensors").touch()
     (root / "no.yaml").write_text("steps: [1, 2\n")
     (root / "train.yaml").write_text(
         json.dumps(

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, help="squash to this side in pixels (default: as the task was learned)")
     parser.add_argument("--steps", type=int, nargs="+", help="numbers of denoising steps (default: the model's own)")
     parser.add_argument("--guidance-scale", type=float, help="guidance runs above 1 (default: the model's own)")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=16, help="samples at a time (default 16)")
     parser.add_argument(
         "--turns",
         action=argparse.BooleanOptionalAction,

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from diception.cli.model_options import DTYPES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a run folder of `diception train`, a model directory, or `tiny`")
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best", action="store_true", default=None, help="the run's weights with the lowest validation loss"
     )
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the directory's weights (default float32)")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the directory's weights (default float32)")
     parser.add_argument(
         "--autoencoder-dtype",
         choices=["float32", "bfloat16", "float16"],
@@ -67,7 +69,7 @@ def _directory(arguments: argparse.Namespace, adapters: Mapping[str | Path, floa
         arguments.run,
         arguments.out,
         adapters,
-        getattr(torch, arguments.dtype or "float32"),
+        getattr(torch, DTYPES[arguments.dtype or "float32"]),
         bool(arguments.best),
         getattr(torch, given) if given else None,
         arguments.steps,

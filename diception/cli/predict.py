@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from diception.jobs import Job
 
 
+TOLD = 8
+"""Images that cannot be read and are named."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     asked = parser.add_mutually_exclusive_group(required=True)
@@ -83,7 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
     made = len(waiting) - len(broken)
     print(f"{made} predictions in {arguments.out}" + f", {len(jobs) - len(waiting)} kept" * arguments.resume)
     if broken:
-        raise ValueError(f"{len(broken)} of {len(waiting)} images cannot be read, the first of {broken[0]}")
+        told = "; ".join(broken[:TOLD]) + "; ..." * (len(broken) > TOLD)
+        raise ValueError(f"{len(broken)} of {len(waiting)} images cannot be read: {told}")
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:

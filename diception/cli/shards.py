@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="data", metavar="KIND", required=True)
     for name, source in SOURCES.items():
-        maker = kinds.add_parser(name, help=source.summary)
+        maker = kinds.add_parser(
+            name, help=source.summary, description=source.summary[0].upper() + source.summary[1:] + "."
+        )
         source.add_arguments(maker)
         maker.add_argument("--out", type=Path, required=name != "normal", help="folder for the shards")
-        maker.add_argument("--samples-per-shard", type=int, default=1000)
+        maker.add_argument("--samples-per-shard", type=int, default=1000, help="samples in a tar (default 1000)")
         maker.add_argument("--workers", type=int, default=2, help="processes (default 2; 0: none beside this one)")
         maker.add_argument("--max-refused", type=float, default=0.01, help="share that may be refused (0.01)")
         maker.add_argument("--source", default="", help="where the data is from, for the manifest")
