@@ -146,7 +146,7 @@ BAD = {
     ),
     "export: an adapter alone": (
         "export ROOT/adapted --out ROOT/out",
-        "export its base with --merge-adapter ROOT/adapted",
+        "holds an adapter and no model: export its base with",
     ),
     "export: missing adapter": ("export ROOT/model --merge-adapter ROOT/nowhere --out ROOT/out", "no adapter at"),
     "prompts: missing model": ("prompts list --model ROOT/nowhere", "no model at"),
