@@ -1,6 +1,6 @@
 """Validation metrics of runs that follow each other, over the samples that they have seen, as one picture.
 
-python benchmarks/curves.py runs/tiny runs/tiny-all --out docs/images/tiny-curves.png
+python benchmarks/curves.py runs/tiny runs/tiny-all runs/tiny-more --out docs/images/tiny-curves.png
 """
 
 from __future__ import annotations
