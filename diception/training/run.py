@@ -45,8 +45,8 @@ def train(config: TrainConfig, callbacks: Sequence[L.Callback] = ()) -> Path | N
 
     Returns:
         The folder of the trained model, or the adapter, with the averaged weights; None where a signal stopped the run,
-        which goes on when it is called again. An adapter on Stable Diffusion 3 goes with the
-        model directory `<run>/base`: Stable Diffusion 3 with points, which were trained, too.
+        which goes on when it is called again. An adapter on Stable Diffusion 3 goes with the model directory
+        `<run>/base`: Stable Diffusion 3 with points, which were trained, too.
 
     Raises:
         ValueError: the config names something that is not there, or does not fit together.
@@ -99,7 +99,7 @@ def fit(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    if not stop.asked:
+    if not stop.at_once:
         _keep_averages(module, ema)
     return module
 

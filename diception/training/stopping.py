@@ -33,6 +33,8 @@ class Stop(L.Callback):
         self.minutes, self.folder, self.kept, self.start = minutes, folder, kept, time.monotonic()
         self.asked = False
         """Whether a signal came, on any rank."""
+        self.at_once = False
+        """Whether it came before the first step."""
         self.trainer: L.Trainer | None = None
         """While nothing is lost by leaving at once."""
 
@@ -45,7 +47,7 @@ class Stop(L.Callback):
         try:
             yield
         except Stopped:
-            pass
+            self.at_once = True
         finally:
             for number, handler in zip(SIGNALS, before, strict=True):
                 self._handle(number, handler)
