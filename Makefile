@@ -31,27 +31,28 @@ test: install
 test-slow: install
 	$(BIN)/pytest -m 'slow and not gpu'
 
-# Of one domain: scenes of the second training, what the third adds, and those of the validations.
+# Of one domain: scenes of the first five trainings, those of the sixth, and those of the validations.
 define scenes
 	$(SCENES) --domain $(1) --count $(2) --seed 0 --out shards/domain$(1)
 	$(SCENES) --domain $(1) --count $(3) --seed 1 --out shards/domain$(1)-more
 	$(SCENES) --domain $(1) --count 200 --seed 2000000 --out shards/domain$(1)-val
 endef
 
-# From nothing to runs/tiny-shipped: scenes, autoencoder, three trainings, scores, export. Goes on where it was stopped.
+# From nothing to runs/tiny-shipped: scenes, autoencoder, six trainings, scores, export. Goes on where it was stopped.
 # TRAIN and FIT are more options of the trainings and of the autoencoder's.
 tiny: install
 	$(call scenes,1,20000,20000)
 	$(call scenes,2,14000,26000)
 	$(call scenes,3,10000,10000)
 	$(BIN)/diception train-autoencoder tiny/autoencoder $(FIT)
-	set -e; for name in multitask all_domains more; do $(BIN)/diception train tiny/$$name devices=$(DEVICES) $(TRAIN); done
-	$(BIN)/diception evaluate --model runs/tiny-more/model --steps 1 4 28 --guidance-scale 1 --out runs/tiny-more/easy.json
-	$(BIN)/diception evaluate --model runs/tiny-more/model --domain 2 --steps 1 --guidance-scale 1 --out runs/tiny-more/hard.json
-	$(BIN)/diception evaluate --model runs/tiny-more/model --domain 3 --steps 1 --guidance-scale 1 --out runs/tiny-more/flat.json
+	set -e; for name in multitask all_domains stage3 stage4 stage5 stage6; do \
+	$(BIN)/diception train tiny/$$name devices=$(DEVICES) $(TRAIN); done
+	$(BIN)/diception evaluate --model runs/tiny-stage6/model --steps 1 4 28 --guidance-scale 1 --out runs/tiny-stage6/easy.json
+	$(BIN)/diception evaluate --model runs/tiny-stage6/model --domain 2 --steps 1 --guidance-scale 1 --out runs/tiny-stage6/hard.json
+	$(BIN)/diception evaluate --model runs/tiny-stage6/model --domain 3 --steps 1 --guidance-scale 1 --out runs/tiny-stage6/flat.json
 	rm -rf runs/tiny-shipped
-	$(BIN)/diception export runs/tiny-more --dtype bfloat16 --autoencoder-dtype float16 --steps 1 --guidance-scale 1 \
-	  --about "$(ABOUT)" --scores $(addprefix runs/tiny-more/,easy.json hard.json flat.json) --out runs/tiny-shipped
+	$(BIN)/diception export runs/tiny-stage6 --dtype bfloat16 --autoencoder-dtype float16 --steps 1 --guidance-scale 1 \
+	  --about "$(ABOUT)" --scores $(addprefix runs/tiny-stage6/,easy.json hard.json flat.json) --out runs/tiny-shipped
 
 format: install
 	$(BIN)/ruff check --fix .

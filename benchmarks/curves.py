@@ -1,6 +1,6 @@
 """Validation metrics of runs that follow each other, over the samples that they have seen, as one picture.
 
-python benchmarks/curves.py runs/tiny runs/tiny-all runs/tiny-more --out docs/images/tiny-curves.png
+python benchmarks/curves.py runs/tiny runs/tiny-all runs/tiny-stage{3,4,5,6} --out docs/images/tiny-curves.png
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ Curves = dict[str, dict[str, list[tuple[float, float]]]]
 """Metric, such as `depth abs_rel`, to source to (thousands of samples, value)."""
 
 
-def read(runs: list[Path]) -> Curves:
-    """All validations but those before the first step; a run begins where the one before it ended."""
+def read(runs: list[Path], before: float = 0) -> Curves:
+    """All validations, but those before a run's first step only where something was learned before and not drawn.
+
+    Args:
+        runs: each began where the one before it ended.
+        before: thousands of samples that the first of them had seen when it began.
+    """
     curves: Curves = {}
-    seen = 0.0
+    seen = before
     for run in runs:
         config = OmegaConf.load(run / "config.yaml")
         lines = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
@@ -29,7 +34,7 @@ def read(runs: list[Path]) -> Curves:
                 source = name.rpartition("/")[0] or only[name]
                 metric = f"{score['task']} {score['primary']}"
                 samples = seen + line["step"] * config.batch_size / 1000
-                if line["step"]:
+                if line["step"] or seen == before > 0:
                     curves.setdefault(metric, {}).setdefault(source, []).append(
                         (samples, score["metrics"][score["primary"]])
                     )
@@ -37,8 +42,8 @@ def read(runs: list[Path]) -> Curves:
     return curves
 
 
-def plot(curves: Curves) -> Figure:
-    """A panel for every metric, a line for every source."""
+def plot(curves: Curves, begin: float = 0) -> Figure:
+    """A panel for every metric, a line for every source, from `begin` on."""
     columns = 4
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.6 * rows), layout="constrained")
@@ -49,7 +54,7 @@ def plot(curves: Curves) -> Figure:
         for source, points in sources.items():
             color = f"C{names.index(source)}"
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=color, label=source)
-        axes.set(xlim=(0, 1.03 * end), ylim=(0, axes.get_ylim()[1]))
+        axes.set(xlim=(begin, end + 0.03 * (end - begin)), ylim=(0, axes.get_ylim()[1]))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return figure
@@ -58,9 +63,12 @@ def plot(curves: Curves) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, each gone on from the one before")
+    parser.add_argument(
+        "--before", type=float, default=0, help="thousands of samples seen before the first (default 0)"
+    )
     parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
-    plot(read(arguments.runs)).savefig(arguments.out, dpi=100)
+    plot(read(arguments.runs, arguments.before), arguments.before).savefig(arguments.out, dpi=100)
 
 
 if __name__ == "__main__":
