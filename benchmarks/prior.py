@@ -218,7 +218,7 @@ def learn_unet(config: FewShotConfig, seconds: float) -> tuple[float, float]:
     task = task_for_kind("mask", config.name)
     train, held = open_folders(config)
     zoom, size = config.zoom if config.tile else 0.0, config.size or SIZE
-    augment = build_augment(augmentation(config, task))
+    augment = build_augment(augmentation(config))
     stream = Stream([Source("a", train, 1.0, {task.name: 1.0})], {task.name: task}, size, config.seed, augment)
     torch.manual_seed(config.seed)
     net, end = UNet(), time.perf_counter() + seconds

@@ -228,7 +228,8 @@ def baselines_of_protocols(held_out: HeldOut) -> list[dict[str, dict[str, float]
     for example in held_out:
         prompt, rgb = example.target.prompt, example.target.rgb
         others = counts[prompt] - 1
-        mean = (stretched(sums[prompt], rgb) - rgb) / others if others else np.full_like(rgb, 0.5)
+        total = sums[prompt]
+        mean = stretched(total - stretched(rgb, total), rgb) / others if others else np.full_like(rgb, 0.5)
         guesses = held_out.task.baselines(mean.astype(np.float32), example.target)
         guesses |= held_out.task.references(to_uint8(example.image))
         for name, guess in guesses.items():

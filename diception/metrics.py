@@ -30,10 +30,15 @@ def rmse(values: NDArray, truth: NDArray) -> float:
 
 
 def angular_error(normals: NDArray, truth: NDArray) -> NDArray[np.float64]:
-    """(3, H, W) unit vectors to the angle between them, (H, W) in degrees; exact also for small angles."""
-    one, other = normals.astype(np.float64), truth.astype(np.float64)
+    """(3, H, W) vectors to the angle between them, (H, W) in degrees; exact also for small angles, 90 to no vector."""
+    one, other = _unit(normals), _unit(truth)
     half = np.linalg.norm(one - other, axis=0), np.linalg.norm(one + other, axis=0)
     return np.degrees(2 * np.arctan2(*half))
+
+
+def _unit(vectors: NDArray) -> NDArray[np.float64]:
+    vectors = vectors.astype(np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=0), 1e-12)
 
 
 def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -301,3 +301,18 @@ def test_other_libraries_files_overwrite_nothing(base: Path, files: dict[str, Pa
     with pytest.raises(ValueError, match="holds other files"):
         write_peft(files["crack"], base)
     assert write_peft(files["crack"], tmp_path / "peft") == write_peft(files["crack"], tmp_path / "peft")
+
+
+def test_an_adapter_may_have_any_name_that_a_task_may_have(files: dict[str, Path]) -> None:
+    """Names of methods that the modules have which hold adapters, too."""
+    expected = with_both(files)
+    use_adapters(expected, {"crack": 0.5})
+    model, names = make_model(), ("train", "keys", "pop", "type")
+    for name in names:
+        load_adapter(model, files["crack"], name)
+    assert adapter_names(model) == list(names) and active_adapters(model) == {"type": 1.0}
+    use_adapters(model, {"train": 0.5})
+    assert active_adapters(model) == {"train": 0.5} and torch.equal(predict(model), predict(expected))
+    for name in names:
+        remove_adapter(model, name)
+    assert torch.equal(predict(model), predict(make_model()))

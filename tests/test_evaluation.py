@@ -24,6 +24,7 @@ from diception.evaluation import (
     evaluate_baselines,
     evaluate_tasks,
     predictions,
+    stretched,
 )
 from diception.model.diception import ModelSettings
 from diception.panel import GAP, TILE, draw_panel, predict_rows
@@ -251,3 +252,18 @@ def test_a_threshold_among_equals_is_the_middle_one() -> None:
     painted = np.where(mask, 0.95, 0.05).astype(np.float32)[None].repeat(3, axis=0)
     fitted = task_for_kind("mask", "crack").calibrated([(painted, BinaryMask(mask))])
     assert fitted.as_dict()["threshold"] == pytest.approx(0.5)
+
+
+def test_the_mean_of_others_of_other_sizes_has_nothing_of_the_sample_itself() -> None:
+    """Stripes finer than the size at which the mean is taken would leave their edges in it."""
+    task, rng = task_for_kind("mask", "stripes"), np.random.default_rng(0)
+    masks = [rng.random((side, side)) < 0.5 for side in (32, 64, 48, 64)]
+    samples = [Sample(str(i), np.zeros((*m.shape, 3), np.uint8), {"mask": BinaryMask(m)}) for i, m in enumerate(masks)]
+    data = HeldOut(task, MemoryReader(samples), 4, 32, zoom=1.0)
+    targets = [example.target.rgb.astype(np.float64) for example in data]
+    own, evaluator = data.task, data.task.evaluator()
+    for index, example in enumerate(data):
+        others = [stretched(rgb, targets[0]) for number, rgb in enumerate(targets) if number != index]
+        mean = stretched(np.mean(others, axis=0), targets[index])
+        evaluator.update(own.baselines(mean.astype(np.float32), example.target)["mean image"], example.target.truth)
+    assert evaluate_baselines(data)["mean image"] == pytest.approx(evaluator.compute(), abs=1e-6)

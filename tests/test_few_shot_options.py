@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ from diception.model.checkpoint import load_model
 from diception.tasks import get_task
 from diception.training.few_shot import FewShotReport, adapt
 from diception.training.few_shot.curve import Curve
+from diception.training.few_shot.forgetting import Forgetting
+from diception.training.few_shot.pairs import open_folders, split_for_stopping
 from diception.training.latents import LatentStream, encode
 from diception.training.module import DiceptionModule
 from diception.training.stopping import Stop
@@ -171,6 +174,11 @@ def test_one_step_answers_the_same_for_every_seed(base: Path, pairs: Path, tmp_p
     answers = [pipeline(IMAGE, task="novel", seed=seed) for seed in (0, 1)]
     assert all(isinstance(answer, Prediction) for answer in answers)
     assert torch.equal(answers[0].rgb, answers[1].rgb)  # type: ignore[union-attr]
+    scores = tmp_path / "scores.json"
+    asked = ["--tasks", "novel", "--domain", "3", "--count", "2", "--steps", "1", "3", "--out", str(scores)]
+    assert main(["evaluate", "--model", str(base), "--adapter", str(report.adapter), *asked]) == 0
+    found = {(score["task"], score["steps"]) for score in json.loads(scores.read_text())["scores"]}
+    assert found == {("novel", 1)}
     with pytest.raises(ValueError, match="flow.start=zero needs flow.share_at_one=1"):
         FlowConfig(start="zero")
 
@@ -256,3 +264,30 @@ def test_a_fresh_process_and_a_merge_predict_the_same(base: Path, pairs: Path, t
 def test_the_presets_fit_the_schema_and_the_batch(memory: str) -> None:
     config = load_config(f"presets/{memory}", schema=FewShotConfig)
     assert config.batch_size % config.accumulate == 0 and config.cached and config.precision == "bf16-mixed"
+
+
+def test_pairs_that_decide_when_to_stop_are_checked_and_remembered(base: Path, pairs: Path, tmp_path: Path) -> None:
+    own = tmp_path / "pairs"
+    shutil.copytree(pairs, own)
+    config = plan(base, own, tmp_path / "out", patience=2, validate_every=1)
+    _, stopping = split_for_stopping(open_folders(config)[0], config)
+    assert stopping is not None
+    target = Path(stopping.pairs[0][1])
+    whole = target.read_bytes()
+    target.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=target.name):
+        made(config)
+    assert not (tmp_path / "out").exists(), "refused before anything is written"
+    target.write_bytes(whole)
+    made(config)
+    Image.fromarray(255 - np.asarray(Image.open(target))).save(target)
+    with pytest.raises(ValueError, match="holds an adaptation with other stopping"):
+        made(config)
+
+
+def test_the_models_own_tasks_are_measured_as_they_are_answered(base: Path, pairs: Path, tmp_path: Path) -> None:
+    model = load_model(base)
+    model.settings.sampling = {"normal": {"window": 32, "zoom": 2.0}, "depth": {"size": 48}}
+    forgetting = Forgetting(model, plan(base, pairs, tmp_path / "out", forgetting=1), iter)
+    asked = {one.task.name: (one.size, one.zoom) for one in forgetting.asked}
+    assert asked["normal"] == (32, 2.0) and asked["depth"] == (48, 0.0) and asked["pose"] == (64, 0.0)

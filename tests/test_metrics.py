@@ -47,6 +47,8 @@ def test_angles_are_exact_also_when_small(degrees: float) -> None:
     one = np.array([0, 0, 1.0])[:, None, None]
     other = np.array([np.sin(angle), 0, np.cos(angle)])[:, None, None]
     assert np.isclose(angular_error(one, other), degrees, atol=1e-6)
+    assert np.isclose(angular_error(0.99 * one, 1.01 * other), degrees, atol=1e-6), "as 8 bits leave them"
+    assert np.isclose(angular_error(0 * one, other), 90), "no answer is no right one"
 
 
 def test_overlap_metrics_agree_with_their_definitions() -> None:

@@ -240,3 +240,21 @@ def test_a_million_samples_cost_no_more_memory_than_a_thousand() -> None:
         return size
 
     assert peak(10**6) < peak(10**3) + 10_000_000  # the shuffles in use, 16 KB each
+
+
+def test_a_picture_is_not_mirrored_where_its_target_has_a_side() -> None:
+    """As light from the upper left; unless it has no direction at all, as under a microscope."""
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:, :16] = 200
+    depth = DepthMap(np.linspace(1, 2, 1024).reshape(32, 32))
+    sample = Sample("s", image, {"image": RGBImage(np.zeros((3, 32, 32), np.float32)), "depth": depth})
+    tasks = {"relight": task_for_kind("image", "relight"), "depth": get_task("depth")}
+    source = Source("a", MemoryReader([sample]), 1.0, {"relight": 0.5, "depth": 0.5})
+    plain = Stream([source], tasks, 32, 0, Augment(hflip=1.0))
+    assert {(e.task, bool(e.image[0, 0, 0])) for e in map(plain.__getitem__, range(20))} == {
+        ("relight", True),
+        ("depth", False),
+    }
+    turned = Stream([source], tasks, 32, 0, Augment(hflip=0.5, turns=True))
+    seen = {e.image.tobytes() for e in map(turned.__getitem__, range(60)) if e.task == "relight"}
+    assert len(seen) == 4, "two halves light, two orders"

@@ -153,6 +153,9 @@ def test_blocks_can_be_compiled_and_in_pieces(train_config: TrainConfig, tmp_pat
         module._device_mesh = mesh  # as Lightning's strategy gives it
         module.configure_model()
         assert is_sharded(module.model)
-        assert all(block._compiled_call_impl is not None for block in module.model.transformer.transformer_blocks)
+        blocks = module.model.transformer.transformer_blocks
+        assert all(block._compiled_call_impl is not None for block in blocks)
+        module.teardown("fit")
+        assert all(block._compiled_call_impl is None for block in blocks), "what is measured after is not compiled"
     finally:
         torch.distributed.destroy_process_group()

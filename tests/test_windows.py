@@ -14,9 +14,10 @@ from PIL import Image
 from shots import plan
 from small import generator, make_model, pictures
 
-from diception.annotations import BinaryMask
+from diception.annotations import BinaryMask, LabelMap
 from diception.config import FewShotConfig, SamplingConfig
 from diception.datasets.images import own_size
+from diception.datasets.mixture import Source, Stream
 from diception.datasets.sample import Batch, MemoryReader, Sample
 from diception.datasets.synthetic import render_scene
 from diception.datasets.transforms import Augment
@@ -24,7 +25,8 @@ from diception.evaluation import HeldOut, evaluate, evaluate_tasks
 from diception.flow import seeded_noise
 from diception.inference import Pipeline, generate
 from diception.inference.windows import Windows
-from diception.model.adapters import read_info
+from diception.model.adapters import read_info, save_adapter
+from diception.model.lora import add_lora
 from diception.tables import format_scores
 from diception.tasks import get_task, task_for_kind
 from diception.training.few_shot import adapt
@@ -187,3 +189,36 @@ def test_an_adapter_remembers_the_size_it_was_trained_at(base: Path, pairs: Path
     assert pipeline(image, "novel").rgb.shape[-2:] == (32, 32)
     assert pipeline(image, "depth").rgb.shape[-2:] == (64, 64)
     assert pipeline(image, "novel", size=(64, 64)).rgb.shape[-2:] == (64, 64)
+
+
+def test_a_window_in_which_nothing_counts_is_drawn_again() -> None:
+    """A picture of which only a corner has labels is never shown as a whole, at another scale."""
+    image = np.arange(400 * 400, dtype=np.uint32).reshape(400, 400)
+    coded = np.stack([image & 255, image >> 8 & 255, image >> 16], axis=-1).astype(np.uint8)
+    labels = np.full((400, 400), 255, np.uint16)
+    labels[:70, :70] = 1
+    task = task_for_kind("labels", "corner", labels=("ground", "corner"))
+    source = Source("a", MemoryReader([Sample("s", coded, {"labels": LabelMap(labels)})]), 1.0, {"corner": 1.0})
+    stream = Stream([source], {"corner": task}, 64, 0, Augment(windows=1.0))
+    counting = 0
+    for example in (stream[position] for position in range(30)):
+        bytes_ = np.rint(example.image * 255).astype(int)
+        numbers = bytes_[0] + 256 * bytes_[1] + 65536 * bytes_[2]
+        assert np.array_equal(numbers, numbers[0, 0] + np.arange(64) + 400 * np.arange(64)[:, None])
+        counting += bool(example.target.valid.any())
+    assert counting > 20
+
+
+def test_a_task_learned_in_windows_is_asked_at_its_own_size_unless_told(tmp_path: Path) -> None:
+    model = make_model()
+    add_lora(model, 2)
+    task = task_for_kind("mask", "novel")
+    model.bank.add([task.token])
+    file = save_adapter(model, tmp_path / "novel", [task.as_dict()], sampling={"window": 32, "steps": 1})
+    pipeline = Pipeline(make_model(), [get_task("depth")])
+    pipeline.load_adapter(file)
+    image = np.zeros((48, 48, 3), np.uint8)
+    for options, side in (({}, 48), ({"tile": True, "size": (48, 48)}, 48), ({"tile": False}, 32)):
+        assert pipeline(image, "novel", **options).rgb.shape[-2:] == (side, side)  # type: ignore[arg-type, union-attr]
+    with pytest.raises(ValueError, match="both must be at least 32"):
+        pipeline(image, "novel", tile=True, size=(16, 48))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from diception.cli.model_options import add_model_options, load_pipeline
 
 if TYPE_CHECKING:
+    from diception.config import SamplingConfig
     from diception.datasets.mixture import Reader
     from diception.inference import Pipeline
     from diception.tasks import Task
@@ -22,7 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=200, help="samples per task (default 200)")
     parser.add_argument("--tasks", help="names with commas; by default every task of the model that the data serves")
     parser.add_argument("--size", type=int, help="squash to this side in pixels (default: as the task was learned)")
-    parser.add_argument("--steps", type=int, nargs="+", help="numbers of denoising steps (default: the model's own)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs="+",
+        help="numbers of denoising steps (default: the model's own; always 1 for what was learned with --one-step)",
+    )
     parser.add_argument("--guidance-scale", type=float, help="guidance runs above 1 (default: the model's own)")
     parser.add_argument("--batch-size", type=int, default=16, help="samples at a time (default 16)")
     parser.add_argument(
@@ -35,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from dataclasses import replace
     from functools import partial
 
     from tqdm import tqdm
@@ -60,6 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     tile = None if arguments.size is None else False
     asked = {"guidance_scale": arguments.guidance_scale, "tile": tile, "turns": arguments.turns}
     ways = [pipeline.adapters.sampling(task, **asked) for task in tasks]
+    samplings = [_samplings(way, arguments.steps) for way in ways]
     sides = [arguments.size or way.window or way.size or resolution for way in ways]
     reader = (
         ShardReader(arguments.shards)
@@ -68,17 +74,23 @@ def run(arguments: argparse.Namespace) -> None:
     )
     _check_prompts(pipeline, tasks, reader, sides, arguments.seed)
     scores = []
-    for task, own, side in zip(tasks, ways, sides, strict=True):
+    for task, side, several in zip(tasks, sides, samplings, strict=True):
         pipeline.adapters.activate(pipeline.adapters.weights(task))
-        samplings = [replace(own, steps=steps) for steps in arguments.steps or [own.steps]]
         options = {"count": arguments.count, "size": side, "seed": arguments.seed, "batch_size": arguments.batch_size}
-        scores += evaluate_tasks(pipeline.model, [task], reader, samplings, **options)
+        scores += evaluate_tasks(pipeline.model, [task], reader, several, **options)
     if not scores:
         raise ValueError(f"the data serves none of the tasks {', '.join(names)}")
     print(format_scores(scores))
     if arguments.out:
         report = {"model": arguments.model, "data": arguments.shards or f"synthetic domain {arguments.domain}"}
         write_report(arguments.out, report | {"scores": [score.as_dict() for score in scores]})
+
+
+def _samplings(way: SamplingConfig, steps: Sequence[int] | None) -> list[SamplingConfig]:
+    """How a task is sampled at so many steps each; one that was learned to answer in one has this one alone."""
+    from dataclasses import replace
+
+    return [way] if not steps or way.start == "zero" else [replace(way, steps=number) for number in steps]
 
 
 def _check_prompts(pipeline: Pipeline, tasks: Sequence[Task], reader: Reader, sides: Sequence[int], seed: int) -> None:

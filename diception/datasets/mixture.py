@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 ENOUGH = 1000
 """Before so many samples of a source are read, its share of corrupt ones is judged as if there were so many."""
+WINDOWS = 50
+"""Windows of a picture that are drawn until one serves; if none does, the last, of which nothing counts, is shown."""
 MAX_UNSERVED = 1000
 """Samples in a row that cannot serve a task before the stream stops."""
 
@@ -120,11 +122,7 @@ class Stream(Dataset[Example]):
             raise IndexError(f"position {position} is negative, a stream starts at 0")
         pair, turn = self.locate(position)
         sample, task = self._draw(pair, turn), pair.task
-        augment = replace(self.augment, photometric=0.0) if task.follows_colors else self.augment
-        changed = augment(sample, self.size, generator(self.seed, AUGMENT, position))
-        if not task.serves(changed.annotations[task.kind]):
-            # A crop has cut away everything the task needs, or a mirror image is sampled in other pixels.
-            changed = square(sample, self.size)
+        changed = self._changed(sample, task, generator(self.seed, AUGMENT, position))
         target = encode(task, changed, generator(self.seed, ENCODE, position))
         image = np.ascontiguousarray(changed.image.transpose(2, 0, 1)).astype(np.float32)
         image /= 255
@@ -135,6 +133,21 @@ class Stream(Dataset[Example]):
         """The pair at a position, and which of its draws: nothing is read."""
         turn = self.order[position]
         return self.pairs[turn.member], turn
+
+    def _changed(self, sample: Sample, task: Task, drawn: np.random.Generator) -> Sample:
+        """The sample as it is shown; windows are drawn until one serves, for a whole picture has another scale."""
+        augment = self.augment
+        if task.follows_colors:
+            augment = replace(augment, photometric=0.0)
+        if not (task.mirrors or augment.turns):
+            augment = replace(augment, hflip=0.0)
+        in_windows = augment.windows > 0 and task.local
+        for _ in range(WINDOWS if in_windows else 1):
+            changed = augment(sample, self.size, drawn)
+            if task.serves(changed.annotations[task.kind]):
+                return changed
+        # A crop has cut away everything the task needs, or a mirror image is sampled in other pixels.
+        return changed if in_windows else square(sample, self.size)
 
     def _draw(self, pair: Pair, turn: Turn) -> Sample:
         """The pair's sample of this turn, or the next of its shuffle that can be read and serves.

@@ -66,7 +66,8 @@ class LoadedAdapters:
         own = {"steps": settings.steps, "guidance_scale": settings.guidance_scale, "window": 0}
         own |= learned.sampling if learned is not None else settings.sampling.get(task.name, {})
         if tile is not None:
-            own["window"] = (own["window"] or own.get("size") or settings.resolution) if tile else 0
+            side = own["window"] or own.get("size") or settings.resolution
+            own |= {"window": side} if tile else {"window": 0, "size": side}
         if own["window"] and not task.local:
             raise ValueError(f"task {task.name!r} needs the whole picture at once; it cannot be tiled")
         if turns is not None:

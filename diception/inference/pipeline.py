@@ -217,7 +217,8 @@ class Pipeline:
             tile = False
         checked = [self.check(r.task, r.points, r.category, r.seed) for r in requests]
         resolution = self.model.settings.resolution
-        working_size(resolution, size, keep_aspect, bool(tile))  # refuses options, were there no question
+        if not checked:
+            working_size(resolution, size, keep_aspect, bool(tile))  # refuses options all the same
         ways = []
         for question in checked:
             sampling = self.adapters.sampling(question.task, steps, guidance_scale, tile, turns)

@@ -17,6 +17,7 @@ from diception.model.hashing import weights_hash
 from diception.model.lora import (
     NAME,
     active_adapters,
+    adapter_config,
     adapter_share,
     adapter_weights,
     add_lora,
@@ -92,7 +93,7 @@ def save_adapter(
     if prompts is None:
         tokens = tuple(task["token"] for task in tasks)
         prompts = [*tokens, *[p for p in model.bank.prompts if p.startswith(tokens) and p not in tokens]]
-    config = model.transformer.peft_config[name]
+    config = adapter_config(model, name)
     metadata = {
         "format": FORMAT,
         "rank": config.r,

@@ -25,6 +25,8 @@ TARGETS = {
 }
 """Maps of a block that adapt: queries, keys and values of the image stream, of both, or nearly all."""
 NAME = "default"
+KEY = "adapter_"
+"""Before an adapter's name in PEFT's dictionaries, which are modules: `train` and `keys` are their own methods."""
 
 
 def add_lora(
@@ -61,10 +63,10 @@ def add_lora(
     config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=names)  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a second adapter is meant
-        transformer.add_adapter(config, adapter_name=name)
+        transformer.add_adapter(config, adapter_name=KEY + name)
     generator = generator or torch.Generator().manual_seed(0)
     for layer in _layers(transformer, name).values():
-        down, up = _pair(layer, name)
+        down, up = _pair(layer, KEY + name)
         drawn = torch.empty(down.shape)
         nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
         down.data.copy_(drawn)
@@ -108,13 +110,13 @@ def use_adapters(model: Diception, weights: Mapping[str, float]) -> None:
         if not math.isfinite(weight):
             raise ValueError(f"the weight of adapter {name!r} is {weight}; it must be a finite number")
     for layer in _layers(model.transformer).values():
-        counting = [name for name in weights if name in layer.lora_A]
+        counting = {KEY + name: weight for name, weight in weights.items() if KEY + name in layer.lora_A}
         requires = {parameter: parameter.requires_grad for parameter in layer.parameters()}
         layer.enable_adapters(bool(counting))
         if counting:
-            layer.set_adapter(counting)
-        for name in counting:
-            layer.set_scale(name, weights[name])
+            layer.set_adapter(list(counting))
+        for key, weight in counting.items():
+            layer.set_scale(key, weight)
         for parameter, value in requires.items():
             parameter.requires_grad_(value)
 
@@ -124,8 +126,8 @@ def active_adapters(model: Diception) -> dict[str, float]:
     found = {}
     for layer in _layers(model.transformer).values():
         if not layer.disable_adapters:
-            counting = [name for name in layer.active_adapters if name in layer.lora_A]
-            found |= {name: layer.scaling[name] * layer.r[name] / layer.lora_alpha[name] for name in counting}
+            counting = [key for key in layer.active_adapters if key in layer.lora_A]
+            found |= {_name(key): layer.scaling[key] * layer.r[key] / layer.lora_alpha[key] for key in counting}
     return found
 
 
@@ -143,9 +145,9 @@ def merge_adapter(model: Diception) -> None:
         if layer.disable_adapters:
             continue
         change = torch.zeros_like(weight, dtype=torch.float32)
-        for name in layer.active_adapters:
-            down, up = _pair(layer, name)
-            change += layer.scaling[name] * (up.float() @ down.float())
+        for key in layer.active_adapters:
+            down, up = _pair(layer, key)
+            change += layer.scaling[key] * (up.float() @ down.float())
         weight.copy_(weight.float() + change)
     remove_adapters(model)
 
@@ -175,10 +177,10 @@ def remove_adapter(model: Diception, name: str) -> None:
     for path, layer in _layers(model.transformer, name).items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that another takes its place, which it does not: see below
-            layer.delete_adapter(name)
+            layer.delete_adapter(KEY + name)
         if not len(layer.lora_A):
             model.transformer.set_submodule(path, layer.get_base_layer())
-    del model.transformer.peft_config[name]
+    del model.transformer.peft_config[KEY + name]
     use_adapters(model, staying)
     for parameter in model.transformer.parameters():
         parameter.requires_grad_(requires[parameter])
@@ -186,14 +188,19 @@ def remove_adapter(model: Diception, name: str) -> None:
 
 def adapter_names(model: Diception) -> list[str]:
     """Names of the model's adapters, in the order in which they were added."""
-    return list(getattr(model.transformer, "peft_config", {}))
+    return [_name(key) for key in getattr(model.transformer, "peft_config", {})]
+
+
+def adapter_config(model: Diception, name: str = NAME) -> LoraConfig:
+    """An adapter's rank and alpha, as `r` and `lora_alpha`."""
+    return model.transformer.peft_config[KEY + name]
 
 
 def adapter_weights(model: Diception, name: str = NAME) -> dict[str, nn.Parameter]:
     """An adapter's tensors, `<module>.lora_A.weight` (rank, in) and `<module>.lora_B.weight` (out, rank)."""
     weights = {}
     for module, layer in _layers(model.transformer, name).items():
-        weights[f"{module}.lora_A.weight"], weights[f"{module}.lora_B.weight"] = _pair(layer, name)
+        weights[f"{module}.lora_A.weight"], weights[f"{module}.lora_B.weight"] = _pair(layer, KEY + name)
     return weights
 
 
@@ -231,13 +238,17 @@ def _target_names(transformer: DiceptionTransformer, targets: str) -> list[str]:
 def _layers(transformer: DiceptionTransformer, name: str | None = None) -> dict[str, Any]:
     """Maps with adapters, or with the adapter of a name."""
     layers = {path: module for path, module in transformer.named_modules() if isinstance(module, LoraLayer)}
-    return {path: layer for path, layer in layers.items() if name is None or name in layer.lora_A}
+    return {path: layer for path, layer in layers.items() if name is None or KEY + name in layer.lora_A}
 
 
 def _base_layer(module: Any) -> nn.Module:
     return module.get_base_layer() if isinstance(module, LoraLayer) else module
 
 
-def _pair(layer: Any, name: str) -> tuple[nn.Parameter, nn.Parameter]:
+def _pair(layer: Any, key: str) -> tuple[nn.Parameter, nn.Parameter]:
     """A (rank, in) and B (out, rank)."""
-    return layer.lora_A[name].weight, layer.lora_B[name].weight
+    return layer.lora_A[key].weight, layer.lora_B[key].weight
+
+
+def _name(key: str) -> str:
+    return key.removeprefix(KEY)

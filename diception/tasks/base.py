@@ -117,6 +117,8 @@ class Task(ABC):
     """Whether the decoder has a free parameter that `calibrated` fits."""
     follows_colors: ClassVar[bool] = False
     """Whether the target's colours follow the image's, so that the image must not be recoloured alone."""
+    mirrors: ClassVar[bool] = True
+    """Whether the mirror image of a picture has the mirrored target: not where light, say, comes from one side."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):  # it names files

@@ -23,6 +23,7 @@ class ImageTask(Task):
     local: ClassVar[bool] = True
     turns: ClassVar[bool] = True
     follows_colors: ClassVar[bool] = True
+    mirrors: ClassVar[bool] = False
 
     def encode(self, annotation: RGBImage, generator: np.random.Generator) -> Target:
         return Target(annotation.rgb, np.ones(annotation.size, bool), self.prompt(), annotation)

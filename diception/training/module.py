@@ -65,6 +65,8 @@ class DiceptionModule(L.LightningModule):
         if self._processors:  # the model computes again as it did before training, bit for bit
             self.model.transformer.set_attn_processor(self._processors)
             self._processors = {}
+        for module in self.model.transformer.modules():
+            module._compiled_call_impl = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses, sigmas = self.losses(batch)

@@ -23,7 +23,7 @@ from diception.evaluation import HeldOut, Score
 from diception.inference.requests import check_size
 from diception.inference.turns import check_turns
 from diception.model.diception import Diception
-from diception.model.lora import NAME, adapter_names, adapter_share, base_hash
+from diception.model.lora import NAME, adapter_config, adapter_names, adapter_share, base_hash
 from diception.model.weights import write_json
 from diception.panel import Row, save_panel
 from diception.tasks import Task, task_for_kind
@@ -87,20 +87,21 @@ class Adaptation:
             model = self._model()
             shown, held_out = self._held_out(self.pairs), self._held_out(self.held_images)
             _check_targets(shown, self.config.kind)
+            watched = held_out if self.stopping is None else self._deciding(self.stopping)
             self._remember(model)
         with self.times.of("measure before"):
             before = self._measure(model, shown, held_out)
             with self._as_trained(model):
-                forgetting = Forgetting(model, self.config, self.plan.data.size, self.progress)
+                forgetting = Forgetting(model, self.config, self.progress)
         model.cpu()  # one at a time on the device
         smaller = []
         for count in self.config.learning_curve:
-            if (point := self._smaller(count, held_out)) is None:
+            if (point := self._smaller(count, held_out, watched)) is None:
                 return None
             smaller.append(point)
         model.to(_device())
         with self.times.of_training("train"):
-            learned = self._learn(model, self.pairs, self.plan)
+            learned = self._learn(model, self.pairs, watched, self.plan)
         if learned is None:
             return None
         module, curve = learned
@@ -151,19 +152,31 @@ class Adaptation:
         size, seed = self.plan.data.size, self.config.seed
         return HeldOut(self.task, pairs, len(pairs), size, seed, zoom=self.zoom)
 
+    def _deciding(self, pairs: PairedFolder) -> HeldOut:
+        """Those that decide when to stop, all of which can be read; a ValueError where none says anything."""
+        deciding = self._held_out(pairs)
+        if not len(deciding):
+            raise ValueError(
+                f"none of the {len(pairs)} pairs that decide when to stop has what {self.config.kind} needs"
+            )
+        return deciding
+
     def _remember(self, model: Diception) -> None:
         """Notes what is learned from what, or refuses to go on with something else."""
         seen = {"images": self.pairs.fingerprint(), "held_out": self.held_images.fingerprint()}
+        if self.stopping is not None:
+            seen["stopping"] = self.stopping.fingerprint()
         seen["model"] = base_hash(model)
         check_same_data(seen, self.out / "data.json")
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(self.out / "data.json", seen)
         save_config(self.config, self.out / "few_shot.yaml")
 
-    def _learn(self, model: Diception, pairs: PairedFolder, plan: TrainConfig) -> tuple[DiceptionModule, Curve] | None:
-        """Trains; None where a signal stopped it."""
+    def _learn(
+        self, model: Diception, pairs: PairedFolder, watched: HeldOut, plan: TrainConfig
+    ) -> tuple[DiceptionModule, Curve] | None:
+        """Trains, measuring on `watched` on the way; None where a signal stopped it."""
         shown = self._held_out(pairs)
-        watched = self._held_out(self.stopping) if self.stopping is not None else self._held_out(self.held_images)
         every = self.config.validate_every or (max(1, plan.steps // 20) if self.config.patience else 0)
         Path(plan.run).mkdir(parents=True, exist_ok=True)
         curve = Curve(
@@ -181,7 +194,7 @@ class Adaptation:
 
     def _stream(self, model: Diception, pairs: PairedFolder) -> Stream | LatentStream:
         """What is trained on: every pair under ever new changes, or so many changes of each, encoded now."""
-        augment = augmentation(self.config, self.task)
+        augment = augmentation(self.config)
         source = Source(self.config.name, pairs, 1.0, {self.task.name: 1.0})
         tasks, size, seed = {self.task.name: self.task}, self.plan.data.size, self.config.seed
         stream = Stream([source], tasks, size, seed, build_augment(augment))
@@ -190,13 +203,13 @@ class Adaptation:
         examples = encode(model, stream, self.config.cached * len(pairs), self.progress)
         return LatentStream(stream.pairs, stream.seed, examples)
 
-    def _smaller(self, count: int, held_out: HeldOut) -> dict | None:
+    def _smaller(self, count: int, held_out: HeldOut, watched: HeldOut) -> dict | None:
         """A point of the learning curve: the same steps on fewer pairs, from the same base."""
         with self.times.of_training(f"{count} images"):
             pairs = self.pairs.first(count, self.config.seed)
             plan = replace(self.plan, run=str(self.out / "learning_curve" / str(count)))
             model = self._model()
-            if self._learn(model, pairs, plan) is None:
+            if self._learn(model, pairs, watched, plan) is None:
                 return None
             score = self._measure(model, self._held_out(pairs), held_out).score
         return _point(count, score)
@@ -232,7 +245,7 @@ class Adaptation:
             before=before,
             after=after.score,
             steps=module.trainer.global_step,
-            rank=model.transformer.peft_config[NAME].r if NAME in adapter_names(model) else 0,
+            rank=adapter_config(model).r if NAME in adapter_names(model) else 0,
             seconds=self.times.seconds,
             memory_gb={"estimated": self._estimated(model) / 1e9, "peak": _peak() / 1e9},
             curve=curve.points,

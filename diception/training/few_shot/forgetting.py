@@ -42,12 +42,12 @@ class Forgotten:
 class Forgetting:
     """The model's own tasks on fixed samples, measured before it is adapted and after."""
 
-    def __init__(self, model: Diception, config: FewShotConfig, size: int, progress: Progress):
+    def __init__(self, model: Diception, config: FewShotConfig, progress: Progress):
         """Measures now, without an adapter that counts; with `config.forgetting` 0 there is nothing to measure."""
         own = LoadedAdapters(model)
         self.ways = {entry["name"]: own.sampling(task_from_dict(entry)) for entry in model.settings.tasks}
         """How each of the model's tasks is sampled."""
-        self.asked = _asked(model, config, size, progress) if config.forgetting else []
+        self.asked = self._asked(model, config, progress) if config.forgetting else []
         self.progress = progress if self.asked else iter  # no bar over nothing
         self.before = self._scores(model)
         self.painted = self._paintings(model)
@@ -73,14 +73,15 @@ class Forgetting:
         """Of every task a few, as bytes."""
         return [p for one in self.asked for p in paintings(model, [one], self.ways[one.task.name], BIT_EQUAL)]
 
-
-def _asked(model: Diception, config: FewShotConfig, size: int, progress: Progress) -> list[HeldOut]:
-    """The model's tasks that the data serves: of the shards that the config names, else of rendered scenes."""
-    reader: Reader = (
-        ShardReader(config.forgetting_shards)
-        if config.forgetting_shards
-        else held_out_scenes(config.forgetting, size, 1, progress)
-    )
-    tasks = [task_from_dict(entry) for entry in model.settings.tasks]
-    asked = [HeldOut(task, reader, config.forgetting, size) for task in tasks]
-    return [one for one in asked if len(one)]
+    def _asked(self, model: Diception, config: FewShotConfig, progress: Progress) -> list[HeldOut]:
+        """The model's tasks that the data serves: of the shards that the config names, else of rendered scenes."""
+        tasks = [task_from_dict(entry) for entry in model.settings.tasks]
+        sides = {name: way.window or way.size or model.settings.resolution for name, way in self.ways.items()}
+        zooms = {name: way.zoom if way.window else 0.0 for name, way in self.ways.items()}
+        reader: Reader = (
+            ShardReader(config.forgetting_shards)
+            if config.forgetting_shards
+            else held_out_scenes(config.forgetting, max(sides.values()), 1, progress)
+        )
+        asked = [HeldOut(t, reader, config.forgetting, sides[t.name], zoom=zooms[t.name]) for t in tasks]
+        return [one for one in asked if len(one)]

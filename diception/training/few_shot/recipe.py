@@ -13,7 +13,6 @@ from diception.config import (
     OptimConfig,
     TrainConfig,
 )
-from diception.tasks import Task
 
 
 def in_one_step(config: FewShotConfig) -> FewShotConfig:
@@ -24,12 +23,11 @@ def in_one_step(config: FewShotConfig) -> FewShotConfig:
     return replace(config, flow=flow, sampling=replace(config.sampling, steps=1, guidance_scale=1.0, start="zero"))
 
 
-def augmentation(config: FewShotConfig, task: Task) -> AugmentConfig:
-    """How images are changed: in windows where it is tiled, and not in colour where the target has the image's."""
+def augmentation(config: FewShotConfig) -> AugmentConfig:
+    """How images are changed: in windows where it is tiled, mirrored where views are turned."""
     zoom, turns = config.zoom if config.tile else 0.0, config.turns or config.augment.turns
     hflip = 0.5 if config.turns else config.augment.hflip  # views are mirrored, too
-    photometric = 0.0 if task.follows_colors else config.augment.photometric
-    return replace(config.augment, windows=zoom, turns=turns, hflip=hflip, photometric=photometric)
+    return replace(config.augment, windows=zoom, turns=turns, hflip=hflip)
 
 
 def train_config(config: FewShotConfig) -> TrainConfig:
