@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from omegaconf import OmegaConf
 
 Curves = dict[str, dict[str, list[tuple[float, float]]]]
@@ -53,10 +54,12 @@ def plot(curves: Curves, begin: float = 0) -> Figure:
         axes = figure.add_subplot(rows, columns, index + 1, title=metric, xlabel="thousand samples")
         for source, points in sources.items():
             color = f"C{names.index(source)}"
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=color, label=source)
-        axes.set(xlim=(begin, end + 0.03 * (end - begin)), ylim=(0, axes.get_ylim()[1]))
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=color)
+        highest = max(value for points in sources.values() for _, value in points)
+        axes.set(xlim=(begin, end + 0.03 * (end - begin)), ylim=(0, 1.1 * highest))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+    lines = [Line2D([], [], color=f"C{index}", marker="o", markersize=3) for index in range(len(names))]
+    figure.legend(lines, names, loc="outside upper right", ncols=len(names))
     return figure
 
 
