@@ -9,6 +9,8 @@ ABOUT := The small model that travels with DICEPTION, for tests, the quick start
 rendered scenes of boxes, spheres, cylinders and capsule people, and flat pictures in the manner of microscopes. It cannot \
 read photographs; as a start for learning from 50 images of microscopy it is of use.
 
+STORED := --dtype bfloat16 --autoencoder-dtype float16 --steps 1 --guidance-scale 1
+
 .PHONY: install quickstart test test-slow tiny format clean
 
 install: $(VENV)/.installed
@@ -38,7 +40,7 @@ define scenes
 	$(SCENES) --domain $(1) --count 200 --seed 2000000 --out shards/domain$(1)-val
 endef
 
-# From nothing to runs/tiny-shipped: scenes, autoencoder, six trainings, scores, export. Goes on where it was stopped.
+# From nothing to runs/tiny-shipped: scenes, autoencoder, six trainings, export, scores of what is stored, its card. Goes on where it was stopped.
 # TRAIN and FIT are more options of the trainings and of the autoencoder's.
 tiny: install
 	$(call scenes,1,20000,20000)
@@ -47,12 +49,13 @@ tiny: install
 	$(BIN)/diception train-autoencoder tiny/autoencoder $(FIT)
 	set -e; for name in multitask all_domains stage3 stage4 stage5 stage6; do \
 	$(BIN)/diception train tiny/$$name devices=$(DEVICES) $(TRAIN); done
-	$(BIN)/diception evaluate --model runs/tiny-stage6/model --steps 1 4 28 --guidance-scale 1 --out runs/tiny-stage6/easy.json
-	$(BIN)/diception evaluate --model runs/tiny-stage6/model --domain 2 --steps 1 --guidance-scale 1 --out runs/tiny-stage6/hard.json
-	$(BIN)/diception evaluate --model runs/tiny-stage6/model --domain 3 --steps 1 --guidance-scale 1 --out runs/tiny-stage6/flat.json
-	rm -rf runs/tiny-shipped
-	$(BIN)/diception export runs/tiny-stage6 --dtype bfloat16 --autoencoder-dtype float16 --steps 1 --guidance-scale 1 \
-	  --about "$(ABOUT)" --scores $(addprefix runs/tiny-stage6/,easy.json hard.json flat.json) --out runs/tiny-shipped
+	rm -rf runs/tiny-rounded runs/tiny-shipped
+	$(BIN)/diception export runs/tiny-stage6 $(STORED) --out runs/tiny-rounded
+	$(BIN)/diception evaluate --model runs/tiny-rounded --steps 1 4 28 --out runs/tiny-stage6/easy.json
+	$(BIN)/diception evaluate --model runs/tiny-rounded --domain 2 --out runs/tiny-stage6/hard.json
+	$(BIN)/diception evaluate --model runs/tiny-rounded --domain 3 --out runs/tiny-stage6/flat.json
+	$(BIN)/diception export runs/tiny-rounded $(STORED) --about "$(ABOUT)" \
+	  --scores $(addprefix runs/tiny-stage6/,easy.json hard.json flat.json) --out runs/tiny-shipped
 
 format: install
 	$(BIN)/ruff check --fix .
