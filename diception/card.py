@@ -59,6 +59,8 @@ class Measured:
         for score in scores:
             if missing := [key for key in KEYS if not isinstance(score, dict) or key not in score]:
                 raise ValueError(f"{path} has a score without {', '.join(missing)}")
+            if not isinstance(score["metrics"], dict) or score["primary"] not in score["metrics"]:
+                raise ValueError(f"{path} has a score whose metrics do not hold its {score['primary']!r}")
         return cls(str(report.get("data", "")), scores)
 
     def table(self) -> str:

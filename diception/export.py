@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from diception.card import Measured, model_card
@@ -20,7 +22,7 @@ from diception.tasks.categories import COCO_CATEGORIES
 
 Adapters = str | Path | Mapping[str | Path, float]
 """One, or several with the weights of their changes."""
-BEST = Path("checkpoints", "best.safetensors")
+BEST, BEST_NOTE = Path("checkpoints", "best.safetensors"), "diception_best"
 """Where a run folder keeps the weights with the lowest validation loss."""
 
 
@@ -147,7 +149,10 @@ def _merge(model: Diception, adapter: Adapters | None) -> None:
         weighed[info.name] = weight
         known = {task["name"]: task for task in [*model.settings.tasks, *info.tasks]}
         model.settings.tasks = list(known.values())
-        model.settings.sampling |= {task["name"]: dict(info.sampling) for task in info.tasks if info.sampling}
+        for task in info.tasks:
+            model.settings.sampling.pop(task["name"], None)
+            if info.sampling:
+                model.settings.sampling[task["name"]] = dict(info.sampling)
         names = ", ".join(task["name"] for task in info.tasks)
         model.settings.training = {"merged": f"the adapter of {names} x {weight:g}", **info.training} | {
             "before": model.settings.training
@@ -166,11 +171,11 @@ def _fill(model: Diception, weights: Path) -> None:
         raise ValueError(f"{weights} has weights that the model does not have: {', '.join(strange[:5])}")
     for name, tensor in stored.items():
         own[name].copy_(tensor)
+    with safe_open(str(weights), framework="pt") as file:
+        model.settings.training["steps"] = json.loads(file.metadata()[BEST_NOTE])["step"]
 
 
 def _write(
     model: Diception, out: Path, card: str, dtype: torch.dtype | None, autoencoder_dtype: torch.dtype | None = None
 ) -> Path:
-    save_model(model, out, dtype=dtype, autoencoder_dtype=autoencoder_dtype)
-    (out / "README.md").write_text(card, encoding="utf8")
-    return out
+    return save_model(model, out, dtype=dtype, autoencoder_dtype=autoencoder_dtype, card=card)

@@ -17,6 +17,11 @@ def source(shards: str, task: str, share: float) -> str:
     return f'data.sources=[{{"name":"a","shards":"{shards}","tasks":{{"{task}":{share}}}}}]'
 
 
+OUT_OF_RANGE = (
+    *("steps=-1", "batch_size=0", "accumulate=0", "devices=0", "nodes=0", "log_every=0", "checkpoint_every=0"),
+    *("keep_checkpoints=0", "validate_every=-1", "optim.lr=-1.0", "optim.clip=-1.0", "optim.ema=2.0"),
+    *("flow.prompt_dropout=10.0", "flow.share_at_one=-0.5", "data.workers=-1", "data.size=0"),
+)
 ADAPT = "adapt --model ROOT/model --out ROOT/out --name new --steps 1"
 BAD = {
     "missing image": (f"{PREDICT} --task depth --image ROOT/nowhere.jpg", "nowhere.jpg: no such file"),
@@ -92,7 +97,15 @@ BAD = {
     "train: schedule": ("train ROOT/train.yaml optim.schedule=cosin", "optim.schedule is 'cosin'; allowed"),
     "train: density": ("train ROOT/train.yaml flow.density=normal", "density"),
     "train: precision": ("train ROOT/train.yaml precision=8bit", "8bit"),
-    "train: hold": ("train ROOT/train.yaml optim.schedule=cosine optim.hold=2", "optim.hold is 2.0; it must be in"),
+    "train: hold": (
+        "train ROOT/train.yaml optim.schedule=cosine optim.hold=2",
+        "optim.hold is 2.0; it must be from 0 to 1",
+    ),
+    **{
+        f"train: {given}": (f"train ROOT/train.yaml {given}", f"{given.partition('=')[0]} is {given.partition('=')[2]}")
+        for given in OUT_OF_RANGE
+    },
+    "train: a list by dots": ("train ROOT/train.yaml data.sources.0.shards=x", "lists are given as a whole"),
     "train: hold without a cosine": ("train ROOT/train.yaml optim.hold=0.5", "goes with optim.schedule=cosine"),
     "train-autoencoder: leaves": ("train-autoencoder tiny/autoencoder leaves=1", "leaves is 1.0; it must be in [0, 1)"),
     "train-autoencoder: one picture": (

@@ -215,3 +215,9 @@ def test_json_of_many_brackets_is_no_json(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 200_000)
     with pytest.raises(ValueError, match="deep.json: not a JSON file"):
         CocoData(tmp_path, tmp_path / "deep.json")
+
+
+@pytest.mark.parametrize("segmentation", [{"counts": None}, {"counts": 5}, {}, 7])
+def test_what_is_no_segmentation_is_refused(segmentation: object) -> None:
+    with pytest.raises(ValueError, match="must be polygons, or a dictionary with counts"):
+        decode_segmentation(segmentation, SIZE)

@@ -78,12 +78,15 @@ def test_a_merged_adapter_answers_as_the_adapter_did(base: Path, adapter: Path, 
 
 def test_an_adapter_of_a_known_name_replaces_the_task(base: Path, adapter: Path, tmp_path: Path) -> None:
     once = export_directory(base, tmp_path / "once", adapter)
+    settings = json.loads((once / "diception.json").read_text())
+    (once / "diception.json").write_text(json.dumps(settings | {"sampling": {"crack": {"steps": 1}}}))
     model = Pipeline.from_pretrained(once).model
     add_lora(model, rank=1)
     task = replace(task_for_kind("mask", "crack"), threshold=0.25)  # type: ignore[type-var]
     again = save_adapter(model, tmp_path / "again.safetensors", [task.as_dict()])
     tasks = Pipeline.from_pretrained(export_directory(once, tmp_path / "twice", again)).model.settings.tasks
     assert [entry["threshold"] for entry in tasks if entry["name"] == "crack"] == [0.25]
+    assert "crack" not in load_model(tmp_path / "twice").settings.sampling, "nor is it sampled as the old one was"
 
 
 def test_the_export_stands_alone(base: Path, adapter: Path, tmp_path: Path) -> None:
@@ -194,6 +197,11 @@ def test_the_card_shows_what_was_measured(base: Path, scores: Path, tmp_path: Pa
         ("{}", "has no scores"),
         ('{"scores": [{"task": "depth"}]}', "a score without protocol"),
         ('{"scores": [1]}', "a score without task"),
+        (
+            '{"scores": [{"task": "a", "protocol": "b", "primary": "iou", "higher_is_better": true, "count": 1, '
+            '"size": 8, "steps": 1, "guidance_scale": 1, "metrics": 5}]}',
+            "whose metrics do not hold its 'iou'",
+        ),
         ("[", "JSON"),
     ],
 )

@@ -15,6 +15,7 @@ from diception.annotations import load
 from diception.config import SamplingConfig
 from diception.inference import Pipeline
 from diception.quickstart import QuickstartSettings, run_quickstart
+from diception.quickstart.report import _pairs, _score_table
 
 
 def small_settings(out: Path) -> QuickstartSettings:
@@ -110,3 +111,12 @@ def test_another_photograph_is_answered_in_the_same_folder(finished: Path, tmp_p
     assert names == {"mine"} and (finished / "train" / "config.yaml").stat().st_mtime_ns == trained
     with pytest.raises(ValueError, match="other settings"):
         run_quickstart(replace(small_settings(finished), steps=3))
+
+
+def test_a_task_that_the_model_did_not_know_has_no_number_before(finished: Path, tmp_path: Path) -> None:
+    before, after = (json.loads((finished / f"{name}.json").read_text()) for name in ("before", "after"))
+    pairs = _pairs([score for score in before if score["task"] != "normal"], after)
+    assert [new for _, new in pairs] == after
+    for old, new in pairs:
+        assert (old is None) == (new["task"] == "normal") and (old is None or old["protocol"] == new["protocol"])
+    assert "–" in _score_table(before[1:], after)

@@ -179,6 +179,48 @@ def test_a_damaged_checkpoint_is_passed_over(train_config: TrainConfig) -> None:
     again = train(train_config)
     assert again is not None
     assert_equal(wanted, weights(again))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    with pytest.raises(InterruptedError):
+        train(replace(train_config, keep_checkpoints=1, steps=8), [Raise(5)])
+    assert newest_checkpoint(folder) == before, "the damaged one is not counted as the one that is kept"
+
+
+class Raise(L.Callback):
+    """Ends a run in an error at a step, before it is written."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise InterruptedError
+
+
+def test_nothing_is_written_in_the_middle_of_a_step(train_config: TrainConfig) -> None:
+    """Neither after a resume: what it goes on from is on disk."""
+    config = replace(train_config, accumulate=2, steps=4)
+    train(config)
+    written: list[str] = []
+
+    class Spy(L.Callback):
+        def on_save_checkpoint(self, trainer: L.Trainer, *_: Any) -> None:
+            written.append(f"{trainer.global_step}.{trainer.fit_loop.epoch_loop.batch_progress.current.ready}")
+
+    train(replace(config, steps=6), [Spy()])
+    assert written == ["6.12"]
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(train_config: TrainConfig, tmp_path: Path) -> None:
+    save_config(replace(train_config, steps=100_000), tmp_path / "long.yaml")
+    code = "import sys; from diception.cli import main; sys.exit(main(['train', sys.argv[1]]))"
+    called = [sys.executable, "-c", code, str(tmp_path / "long.yaml")]
+    process = subprocess.Popen(called, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while newest_checkpoint(Path(train_config.run)) is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted; the same command continues" in told
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(train_config: TrainConfig, tmp_path: Path) -> None:

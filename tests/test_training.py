@@ -13,6 +13,7 @@ from golden.weights import write_stable_diffusion
 from running import assert_close_to_the_step, assert_equal, weights
 from torch.utils.data import DataLoader
 
+from diception.annotations import DepthMap
 from diception.cli import main
 from diception.config import (
     AdapterConfig,
@@ -27,7 +28,7 @@ from diception.datasets.sample import Sample, collate
 from diception.datasets.writer import ShardWriter, write_samples
 from diception.inference import Pipeline, Prediction
 from diception.model.adapters import load_adapter
-from diception.model.checkpoint import from_stable_diffusion, load_model
+from diception.model.checkpoint import from_stable_diffusion, load_model, save_model
 from diception.model.weights import TINY
 from diception.training.checkpoints import newest_checkpoint
 from diception.training.datamodule import open_stream
@@ -219,3 +220,29 @@ def test_a_validation_that_nothing_serves_is_refused_before_the_first_step(train
     with pytest.raises(ValueError, match=r"nothing in .*bare.* serves the task 'foreground'"):
         train(config)
     assert not Path(config.run).exists()
+
+
+def test_a_task_is_sampled_as_it_was_last_trained(train_config: TrainConfig, tmp_path: Path) -> None:
+    base = load_model("tiny")
+    base.settings.sampling = {name: {"start": "zero", "steps": 1} for name in ("depth", "other")}
+    save_model(base, tmp_path / "base")
+    data = replace(train_config.data, size=128)
+    config = replace(train_config, steps=1, data=data, model=ModelConfig(base=str(tmp_path / "base")))
+    folder = train(config)
+    assert folder is not None and load_model(folder).settings.sampling == {"other": {"start": "zero", "steps": 1}}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_serves_nothing_ends_in_one_line(
+    train_config: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int
+) -> None:
+    nothing = DepthMap(np.zeros((64, 64), np.float32))
+    image = np.zeros((64, 64, 3), np.uint8)
+    write_samples((Sample(str(i), image, {"depth": nothing}) for i in range(3)), ShardWriter(tmp_path / "empty", 3))
+    source = replace(train_config.data.sources[0], shards=str(tmp_path / "empty" / "*.tar"), tasks={"depth": 1.0})
+    config = replace(train_config, data=replace(train_config.data, sources=[source], workers=workers))
+    save_config(config, tmp_path / "run.yaml")
+    assert main(["train", str(tmp_path / "run.yaml")]) == 2
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    assert told.splitlines()[-1].startswith("diception train: scenes/depth: 3 samples in a row cannot serve 'depth'")

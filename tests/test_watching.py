@@ -138,7 +138,9 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(train_config: 
     assert len(validated) == 4 and min(validated) == validated[0] == pytest.approx(best_loss(Path(config.run)))
     best = export_directory(config.run, tmp_path / "best", best=True)
     assert_equal(load_model(best).transformer.state_dict(), load_model("tiny").transformer.state_dict())
+    assert load_model(best).settings.training["steps"] == 0
     end = export_directory(config.run, tmp_path / "end")
+    assert load_model(end).settings.training["steps"] == 3
     assert_equal(load_model(end).transformer.state_dict(), load_model(last).transformer.state_dict())
     with pytest.raises(ValueError, match="the run has validated nothing yet"):
         export_directory("tiny", tmp_path / "none", best=True)

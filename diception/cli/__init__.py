@@ -10,6 +10,7 @@ from importlib import import_module
 from keyword import iskeyword
 
 from diception import __version__
+from diception.errors import FaultyData
 
 COMMANDS = {
     "quickstart": "the whole life cycle on the tiny model, with a report at the end",
@@ -54,10 +55,10 @@ def main(argv: list[str] | None = None) -> int:
         arguments.overrides += rest
     try:
         arguments.execute(arguments)
-    except (ValueError, *UNUSABLE_PATH) as error:
+    except (ValueError, FaultyData, *UNUSABLE_PATH) as error:
         if os.environ.get("DICEPTION_DEBUG"):
             raise
-        print(f"diception {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"diception {arguments.command}: {_told(error)}", file=sys.stderr)
         return 2
     except (OSError, FloatingPointError) as error:  # a full disk, a run whose gradients have become useless
         if os.environ.get("DICEPTION_DEBUG"):
@@ -68,3 +69,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"diception {arguments.command}: interrupted; the same command continues where it can", file=sys.stderr)
         return 130
     return 0
+
+
+def _told(error: Exception) -> str:
+    """What an error says, in one line; of one from a loader process without its traceback."""
+    text = str(error)
+    if text.startswith("Caught "):
+        text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
+    return " ".join(text.split())

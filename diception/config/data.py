@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from diception.config.ranges import FROM_ZERO, check_ranges
+
 
 @dataclass
 class SourceConfig:
@@ -67,8 +69,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.size < 0 or self.size % 16:
-            raise ValueError(f"size is {self.size}; it must be a multiple of 16, or 0: the model's resolution")
-        if self.latents < 0:
-            raise ValueError(f"data.latents is {self.latents}; it must be 0 or more")
+            raise ValueError(f"size is {self.size}; it must be a multiple of 16")
+        check_ranges(self, dict.fromkeys(("latents", "workers", "validation_count", "cache_gb"), FROM_ZERO), "data.")
         if self.latents_folder and not self.latents:
             raise ValueError("data.latents_folder is for encoded examples: data.latents must say how many")

@@ -49,6 +49,8 @@ def load_config(name: str | Path, overrides: list[str] | None = None, schema: ty
         return OmegaConf.to_object(OmegaConf.merge(base, *given))  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {str(error).splitlines()[0]} (key {error.full_key})") from error
+    except TypeError as error:  # a list where keys are asked for, or the other way round
+        raise ValueError(f"{path}: {error}; lists are given as a whole, in the file") from error
 
 
 def _chain(path: Path, above: tuple[Path, ...]) -> list[Any]:

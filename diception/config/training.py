@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diception.config.data import DataConfig
+from diception.config.ranges import FROM_ONE, FROM_ZERO, SHARE, check_ranges
 
 STARTS = ("noise", "zero")
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -90,6 +91,7 @@ class FlowConfig:
     def __post_init__(self) -> None:
         if self.start not in STARTS:
             raise ValueError(f"flow.start is {self.start!r}; allowed: {', '.join(STARTS)}")
+        check_ranges(self, {"share_at_one": SHARE, "prompt_dropout": SHARE}, "flow.")
         if self.start == "zero" and self.share_at_one != 1:
             raise ValueError(f"flow.start=zero needs flow.share_at_one=1, not {self.share_at_one}: there is one step")
 
@@ -123,8 +125,8 @@ class OptimConfig:
     """Decay of the moving average of the trained weights, ramped up from 0; 0 means no average."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.hold <= 1:
-            raise ValueError(f"optim.hold is {self.hold}; it must be in [0, 1]")
+        from_zero = dict.fromkeys(("lr", "warmup", "weight_decay", "clip", "spike", "max_skipped"), FROM_ZERO)
+        check_ranges(self, from_zero | {"hold": SHARE, "ema": SHARE}, "optim.")
         if self.hold and self.schedule == "constant":
             raise ValueError(f"optim.hold is {self.hold}; it goes with optim.schedule=cosine")
 
@@ -230,6 +232,11 @@ class TrainConfig:
     """Set: train a LoRA adapter on a frozen model, not the model."""
 
     def __post_init__(self) -> None:
+        counts = ("batch_size", "accumulate", "devices", "nodes", "log_every", "checkpoint_every", "keep_checkpoints")
+        check_ranges(self, dict.fromkeys(counts, FROM_ONE))
+        check_ranges(self, dict.fromkeys(("steps", "validate_every", "max_minutes"), FROM_ZERO))
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
         if self.flow.start == "zero" and self.sampling.start != "zero":
             raise ValueError(
                 "flow.start=zero needs sampling.start=zero and sampling.steps=1: what is trained is measured"

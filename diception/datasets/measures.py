@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diception.annotations import BinaryMask, DepthMap, InstanceMasks, Keypoints, LabelMap, NormalMap, RGBImage
+from diception.tasks.label_map import COLORS, VOID
 
 RESERVOIR = 20_000
 """Numbers that are kept to take quantiles of, drawn evenly from all."""
@@ -111,9 +112,10 @@ def _pose(pose: Keypoints) -> Measure:
 
 
 def _labels(labels: LabelMap) -> Measure:
-    problems = ("label map has a negative label",) if labels.labels.size and labels.labels.min() < 0 else ()
     kinds = np.unique(labels.labels)
-    return Measure({"labels": _ends(kinds), "labels of an image": np.array([len(kinds)])}, 1.0, problems)
+    wrong = kinds[((kinds < 0) | (kinds >= len(COLORS))) & (kinds != VOID)]
+    problems = [f"label map has label {wrong[0]}; allowed: 0 to {len(COLORS) - 1}, and {VOID}"] if wrong.size else []
+    return Measure({"labels": _ends(kinds), "labels of an image": np.array([len(kinds)])}, 1.0, tuple(problems))
 
 
 def _image(image: RGBImage) -> Measure:

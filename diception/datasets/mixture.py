@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from diception.datasets.order import AUGMENT, BLOCK, ENCODE, NOISE, Order, Shuffle, Turn, generator, largest_remainder
 from diception.datasets.sample import CorruptSample, Example, Reader, Sample, collate_training, encode, read_reduced
 from diception.datasets.transforms import Augment, square
+from diception.errors import FaultyData
 from diception.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ class Stream(Dataset[Example]):
             unserved += 1
             if unserved == MAX_UNSERVED:
                 break
-        raise RuntimeError(
+        raise FaultyData(
             f"{pair.name}: {unserved + corrupt} samples in a row cannot serve {pair.task.name!r}, {corrupt} of them "
             "because they are corrupt"
         )
@@ -196,7 +197,7 @@ class Stream(Dataset[Example]):
         allowed = int(self.max_corrupt * judged)
         if len(faults) > allowed:
             listed = "\n".join(f"  {place}: {reason}" for place, reason in faults.items())
-            raise RuntimeError(
+            raise FaultyData(
                 f"source {source.name!r}: {len(faults)} corrupt among the {read} samples read of its {total}, at most "
                 f"{allowed} ({self.max_corrupt:.1%} of {judged}) are replaced:\n{listed}"
             )

@@ -35,6 +35,7 @@ def save_model(
     dtype: torch.dtype | None = None,
     text_encoders: str | Path | None = None,
     autoencoder_dtype: torch.dtype | None = None,
+    card: str = "",
 ) -> Path:
     """Writes a model directory in diffusers' layout; an older model there is replaced in one step.
 
@@ -44,6 +45,7 @@ def save_model(
         dtype: of the stored weights of transformer and points, the prompts with them; their own by default.
         text_encoders: a diffusers directory whose text encoders and tokenizers are copied.
         autoencoder_dtype: of the autoencoder's stored weights; their own by default.
+        card: Markdown for its README.md, if any.
 
     Returns:
         The directory.
@@ -63,6 +65,8 @@ def save_model(
         for name in TEXT_FOLDERS if text_encoders is not None else ():
             shutil.copytree(Path(str(text_encoders)) / name, folder / name)
         write_json(folder / "model_index.json", _model_index(model, text_encoders is not None))
+        if card:
+            (folder / "README.md").write_text(card, encoding="utf8")
         write_json(folder / SETTINGS, {"format": FORMAT, **model.settings.as_dict()})
     return Path(directory)
 

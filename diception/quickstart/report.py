@@ -39,7 +39,7 @@ def write_report(folder: Path, new_task: str, meaning: str) -> Path:
     before, after = (json.loads((folder / f"{name}.json").read_text()) for name in ("before", "after"))
     shot = json.loads((folder / "adapter" / "report.json").read_text())
     seconds = json.loads((folder / "seconds.json").read_text())
-    improved = sum(_gain(old, new) >= 5e-4 for old, new in zip(before, after, strict=True))
+    improved = sum(_gain(old, new) >= 5e-4 for old, new in _pairs(before, after))
     cards = [
         (f"{improved} of {len(after)}", "measures better after training"),
         (f"{shot['before']['metrics']['iou']:.2f} → {shot['after']['metrics']['iou']:.2f}", f"IoU of “{new_task}”"),
@@ -125,22 +125,30 @@ def _time_section(seconds: dict[str, float]) -> str:
 
 def _score_table(before: list[dict], after: list[dict]) -> str:
     rows = []
-    for old, new in zip(before, after, strict=True):
+    for old, new in _pairs(before, after):
         name, gain = new["primary"], _gain(old, new)
         guesses = {label: metrics[name] for label, metrics in new["baselines"].items()}
         guess = "<br>".join(f"{_number(value)} <small>{escape(label)}</small>" for label, value in guesses.items())
         arrow = "↑" if new["higher_is_better"] else "↓"
         rows.append(
             f"<tr><td>{escape(new['task'].replace('_', ' '))}<br><small>{escape(new['protocol'])}</small></td>"
-            f"<td>{escape(name)} {arrow}</td><td>{guess}</td><td>{_number(old['metrics'][name])}</td>"
+            f"<td>{escape(name)} {arrow}</td><td>{guess}</td><td>{_number(old and old['metrics'][name])}</td>"
             f'<td>{_number(new["metrics"][name])}</td><td class="{_verdict(gain)}">{gain:+.3f}</td></tr>'
         )
     head = "<tr><th>task</th><th>metric</th><th>ignoring the image</th><th>before</th><th>after</th><th>gain</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 
-def _gain(old: dict, new: dict) -> float:
+def _pairs(before: list[dict], after: list[dict]) -> list[tuple[dict | None, dict]]:
+    """Scores before and after; None for a task that the model did not know before."""
+    known = {(score["task"], score["protocol"]): score for score in before}
+    return [(known.get((score["task"], score["protocol"])), score) for score in after]
+
+
+def _gain(old: dict | None, new: dict) -> float:
     """Change of the headline metric, positive for better in either direction; 0 where it was not measured."""
+    if old is None:
+        return 0.0
     before, after = (score["metrics"][score["primary"]] for score in (old, new))
     if before is None or after is None:
         return 0.0

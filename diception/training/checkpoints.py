@@ -23,7 +23,7 @@ from diception.model.weights import write_tensors
 
 log = logging.getLogger(__name__)
 
-PARTIAL = ".partial"
+PARTIAL, DAMAGED = ".partial", ".damaged"
 BEST = "diception_best"
 """The entry of the file's metadata: step and loss."""
 
@@ -107,6 +107,13 @@ def remove_partial(folder: Path) -> None:
         path.unlink()
 
 
+def set_aside_damaged(folder: Path) -> None:
+    """Renames checkpoints that cannot be read, so that they do not count among those that are kept."""
+    for path in (folder / "checkpoints").glob("step_*.ckpt"):
+        if not zipfile.is_zipfile(path):
+            path.rename(f"{path}{DAMAGED}")
+
+
 class NewestCheckpoints(ModelCheckpoint):
     """Writes a checkpoint every so many steps and after the last, and keeps the newest.
 
@@ -128,8 +135,14 @@ class NewestCheckpoints(ModelCheckpoint):
         )
         self.folder, self.every, self.kept = folder, every, kept
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        super().on_train_batch_end(trainer, *args, **kwargs)
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step  # what it goes on from is on disk
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # in the middle of a step
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         step = trainer.global_step
         due, last = step % self.every == 0, step == trainer.max_steps
         if last and not due:

@@ -143,6 +143,8 @@ def open_sources(data: DataConfig) -> list[Source]:
 
 def open_stream(data: DataConfig, tasks: dict[str, Task], seed: int) -> Stream:
     """The training stream of a config."""
+    if not data.size:
+        raise ValueError("data.size is 0; it must be a positive multiple of 16")
     return Stream(open_sources(data), tasks, data.size, seed, build_augment(data.augment), data.max_corrupt)
 
 

@@ -24,7 +24,13 @@ from diception.model.checkpoint import is_stable_diffusion, save_model
 from diception.model.diception import Diception
 from diception.training.build import base_model, build_model, build_tasks, check_same_run
 from diception.training.callbacks import SameStep, Watch
-from diception.training.checkpoints import NewestCheckpoints, WholeCheckpointIO, newest_checkpoint, remove_partial
+from diception.training.checkpoints import (
+    NewestCheckpoints,
+    WholeCheckpointIO,
+    newest_checkpoint,
+    remove_partial,
+    set_aside_damaged,
+)
 from diception.training.datamodule import StreamModule, open_held_out, open_stream
 from diception.training.latents import LatentStream
 from diception.training.loggers import build_loggers
@@ -95,10 +101,16 @@ def fit(
         if trainer.is_global_zero:
             save_config(config, folder / "config.yaml")
             remove_partial(folder)
+            set_aside_damaged(folder)
         fill_bank(model.bank, stream.pairs, folder)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+            try:
+                trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+            except SystemExit:
+                if trainer.interrupted:  # which Lightning ends with a status of its own
+                    raise KeyboardInterrupt from None
+                raise
     if not stop.at_once:
         _keep_averages(module, ema)
     return module
@@ -111,8 +123,9 @@ def _sampling(config: TrainConfig, model: Diception, names: Sequence[str]) -> di
         own["size"] = config.data.size
     if config.flow.start == "zero":
         own |= {"start": "zero", "steps": 1, "guidance_scale": config.sampling.guidance_scale}
-    if own and config.adapter is None:
-        model.settings.sampling |= {name: dict(own) for name in names}
+    if config.adapter is None:  # what they were sampled with before is no longer so
+        kept = {name: way for name, way in model.settings.sampling.items() if name not in names}
+        model.settings.sampling = kept | ({name: dict(own) for name in names} if own else {})
     return own
 
 

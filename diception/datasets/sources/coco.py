@@ -71,7 +71,9 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.
     """
     if isinstance(segmentation, list):
         return _polygons(segmentation, size)
-    counts = segmentation["counts"]
+    counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
+    if not isinstance(counts, list | str | bytes):
+        raise ValueError(f"a segmentation must be polygons, or a dictionary with counts, not {segmentation!r:.80}")
     if tuple(segmentation.get("size", size)) != size:
         raise ValueError(f"a mask has size {segmentation['size']}, its image {size}")
     if isinstance(counts, list):
