@@ -40,7 +40,7 @@ DOMAIN = THERMAL
 
 @dataclass
 class QuickstartSettings:
-    """How much of everything; the defaults take about ten minutes on two cores."""
+    """How much of everything; the defaults take about five minutes on two cores."""
 
     out: Path
     model: str = "tiny"
