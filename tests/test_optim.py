@@ -40,5 +40,5 @@ def test_without_holding_it_is_the_cosine_and_held_to_the_end_constant() -> None
 
 
 def test_a_share_outside_of_all_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"optim.hold is 1.5; it must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"optim.hold is 1.5; it must be from 0 to 1"):
         OptimConfig(hold=1.5)

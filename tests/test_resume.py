@@ -214,12 +214,19 @@ def test_ctrl_c_says_that_the_same_command_goes_on(train_config: TrainConfig, tm
     save_config(replace(train_config, steps=100_000), tmp_path / "long.yaml")
     code = "import sys; from diception.cli import main; sys.exit(main(['train', sys.argv[1]]))"
     called = [sys.executable, "-c", code, str(tmp_path / "long.yaml")]
-    process = subprocess.Popen(called, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+    def heard() -> None:  # what runs in the background of a shell ignores Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(called, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     deadline = time.monotonic() + 120
     while newest_checkpoint(Path(train_config.run)) is None and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    try:
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130 and "interrupted; the same command continues" in told
 
 

@@ -132,7 +132,7 @@ def _score_table(before: list[dict], after: list[dict]) -> str:
         arrow = "↑" if new["higher_is_better"] else "↓"
         rows.append(
             f"<tr><td>{escape(new['task'].replace('_', ' '))}<br><small>{escape(new['protocol'])}</small></td>"
-            f"<td>{escape(name)} {arrow}</td><td>{guess}</td><td>{_number(old and old['metrics'][name])}</td>"
+            f"<td>{escape(name)} {arrow}</td><td>{guess}</td><td>{_number(old['metrics'][name] if old else None)}</td>"
             f'<td>{_number(new["metrics"][name])}</td><td class="{_verdict(gain)}">{gain:+.3f}</td></tr>'
         )
     head = "<tr><th>task</th><th>metric</th><th>ignoring the image</th><th>before</th><th>after</th><th>gain</th></tr>"
