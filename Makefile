@@ -40,8 +40,8 @@ define scenes
 	$(SCENES) --domain $(1) --count 200 --seed 2000000 --out shards/domain$(1)-val
 endef
 
-# From nothing to runs/tiny-shipped: scenes, autoencoder, six trainings, export, scores of what is stored, its card. Goes on where it was stopped.
-# TRAIN and FIT are more options of the trainings and of the autoencoder's.
+# From nothing to runs/tiny-shipped: scenes, autoencoder, six trainings, export, scores of what is stored, its card.
+# Goes on where it was stopped. TRAIN and FIT are more options of the trainings and of the autoencoder's.
 tiny: install
 	$(call scenes,1,20000,20000)
 	$(call scenes,2,14000,26000)
